@@ -1,0 +1,273 @@
+"""One container on the node: its cgroup, network namespace, module and processes as one thing.
+
+It orders the rooms that do the work and undoes all of it when a step fails; what containerd may
+ask when is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from copepod import errors, spec
+from copepod.container import cgroup, spawn
+from copepod.container.record import Record
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from copepod.config import Config
+    from copepod.log import Log
+
+SIGKILL = 9
+SANDBOX = "sandbox"
+CONTAINER_TYPE = "io.kubernetes.cri.container-type"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What Create asks for, without the wire: `rootfs` in mount order."""
+
+    id: str
+    namespace: str
+    bundle: str
+    rootfs: tuple[spec.RootfsMount, ...]
+    terminal: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """What does not change while the shim lives: settings and containerd's gRPC socket."""
+
+    config: Config
+    grpc_address: str
+    log: Log
+
+
+async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
+    """Builds the container up to the point where its program waits for the word to go.
+
+    `stdio` are the process's fds 0, 1, 2 (-1: /dev/null); they stay the caller's. Raises an
+    errors.Error or OSError, and leaves nothing behind then.
+    """
+    loaded = spec.load(f"{wanted.bundle}/config.json")
+    record = Record(wanted.bundle)
+    async with AsyncExitStack() as undo:
+        undo.callback(record.forget)
+        group = await _make_cgroup(loaded, wanted, record, undo)
+        netns = await _make_netns(loaded, wanted, record, undo)
+        fds = group.procs_fds()
+        try:
+            process = await _spawn(node, wanted, loaded, stdio, fds, netns)
+        finally:
+            for fd in fds:
+                os.close(fd)
+        undo.pop_all()
+    record.set_process(process.pid)
+    record.write()
+    return Container(node, wanted, loaded, record, group, process)
+
+
+async def _make_cgroup(
+    loaded: spec.Spec, wanted: Wanted, record: Record, undo: AsyncExitStack
+) -> cgroup.Cgroup:
+    group = cgroup.make(loaded, wanted.id)
+    record.cgroups = group.paths
+    record.write()
+    group.create(loaded.linux.resources)
+    undo.callback(group.remove)
+    return group
+
+
+async def _make_netns(
+    loaded: spec.Spec, wanted: Wanted, record: Record, undo: AsyncExitStack
+) -> str | None:
+    """A new network namespace where the spec wants one and gives no path (`ctr run`)."""
+    if not any(n.type == "network" and not n.path for n in loaded.linux.namespaces):
+        return None
+    from copepod.net import netns
+
+    record.netns = netns_name(wanted.bundle)
+    record.write()
+    path = await netns.create(record.netns)
+    undo.callback(netns.remove, record.netns)
+    return path
+
+
+def netns_name(bundle: str) -> str:
+    """Gives the name under /run/netns of the bundle's own network namespace."""
+    from hashlib import sha256
+
+    return f"copepod-{sha256(bundle.encode()).hexdigest()[:16]}"
+
+
+async def _spawn(
+    node: Node,
+    wanted: Wanted,
+    loaded: spec.Spec,
+    stdio: Sequence[int],
+    cgroup_fds: list[int],
+    netns: str | None,
+) -> spawn.Process:
+    sandbox = loaded.annotations.get(CONTAINER_TYPE) == SANDBOX
+    order = spawn.Order(
+        id=wanted.id,
+        namespace=wanted.namespace,
+        bundle=wanted.bundle,
+        spec=loaded,
+        rootfs=wanted.rootfs,
+        stdio=(stdio[0], stdio[1], stdio[2]),
+        terminal=wanted.terminal,
+        cgroup_fds=cgroup_fds,
+        netns_path=netns,
+        sandbox=sandbox,
+        native_allowed=node.config.native_allowed,
+    )
+    return await spawn.create(order, resolver(node, wanted, cgroup_fds))
+
+
+def resolver(
+    node: Node, wanted: Wanted, cgroup_fds: list[int]
+) -> Callable[[spawn.Found], asyncio.Future[spawn.Module]]:
+    """Gives the function that turns what was found in the rootfs into compiled code."""
+
+    def resolve(found: spawn.Found) -> asyncio.Future[spawn.Module]:
+        from copepod.image import resolve as image
+
+        return asyncio.ensure_future(
+            image.module(
+                found,
+                container_id=wanted.id,
+                namespace=wanted.namespace,
+                grpc_address=node.grpc_address,
+                containerd_root=containerd_root(wanted.bundle),
+                config=node.config,
+                cgroup_fds=cgroup_fds,
+            )
+        )
+
+    return resolve
+
+
+def containerd_root(bundle: str) -> str:
+    """Gives containerd's root directory, which only the bundle's `work` link tells a shim.
+
+    The link is <root>/io.containerd.runtime.v2.task/<namespace>/<id>.
+    """
+    try:
+        work = os.readlink(f"{bundle}/work")
+    except OSError:
+        return "/var/lib/containerd"
+    return os.path.dirname(os.path.dirname(os.path.dirname(work.rstrip("/"))))
+
+
+class Container:
+    """A container that lives on the node. Fulfils `task.task.Container`."""
+
+    def __init__(
+        self,
+        node: Node,
+        wanted: Wanted,
+        loaded: spec.Spec,
+        record: Record,
+        group: cgroup.Cgroup,
+        init: spawn.Process,
+    ) -> None:
+        self._node, self._wanted, self.spec = node, wanted, loaded
+        self._record, self._cgroup, self.init = record, group, init
+        self._oom: cgroup.OomWatch | None = None
+        self._oom_seen: Callable[[], None] = lambda: None
+
+    def pids(self) -> list[int]:
+        """Every process in the container's cgroup."""
+        return self._cgroup.pids()
+
+    def kill_all(self, signum: int) -> None:
+        """Sends a signal to each of them; SIGKILL reaches also what is being forked meanwhile."""
+        if signum == SIGKILL:
+            self._cgroup.kill()
+            return
+        for pid in self._cgroup.pids():
+            try:
+                os.kill(pid, signum)
+            except ProcessLookupError:
+                pass
+
+    def stats(self) -> cgroup.Stats:
+        """The cgroup's metrics; errors.NotFound once it is gone."""
+        return self._cgroup.stats()
+
+    async def pause(self) -> None:
+        """Freezes every process of the container."""
+        await self._cgroup.freeze()
+
+    async def resume(self) -> None:
+        """Thaws them."""
+        await self._cgroup.thaw()
+
+    async def update(self, resources: bytes) -> None:
+        """Applies OCI LinuxResources (JSON)."""
+        self._cgroup.update(spec.parse_resources(resources))
+
+    async def exec(self, process: bytes, stdio: Sequence[int], *, terminal: bool) -> spawn.Process:
+        """Makes one more process (OCI Process, JSON) in the container, ready to run."""
+        fds = self._cgroup.procs_fds()
+        try:
+            order = spawn.ExecOrder(
+                container=self.init,
+                id=self._wanted.id,
+                spec=self.spec,
+                process=spec.parse_process(process),
+                stdio=(stdio[0], stdio[1], stdio[2]),
+                terminal=terminal,
+                cgroup_fds=fds,
+                native_allowed=self._node.config.native_allowed,
+            )
+            return await spawn.exec_(order, resolver(self._node, self._wanted, fds))
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def watch_oom(self, killed: Callable[[], None]) -> None:
+        """Calls `killed` when the kernel kills a process of the container for lack of memory."""
+        self._oom = self._cgroup.oom_watch()
+        self._oom_seen = killed
+        if self._oom is not None:
+            asyncio.get_running_loop().add_reader(self._oom.fd, self._on_oom)
+
+    def _on_oom(self) -> None:
+        if self._oom is not None and self._oom.read() > 0:
+            self._oom_seen()
+
+    def check_oom(self) -> None:
+        """Looks once more for a kill that was not told of yet, then stops watching."""
+        if self._oom is None:
+            return
+        self._on_oom()
+        asyncio.get_running_loop().remove_reader(self._oom.fd)
+        self._oom.close()
+        self._oom = None
+
+    def record_exit(self, status: int, exited_at: int) -> None:
+        """Writes the exit down; best effort, `delete` reports 137 without it."""
+        self._record.exit_status, self._record.exited_at = status, exited_at
+        try:
+            self._record.write()
+        except OSError as error:
+            self._node.log.warning("exit not recorded", id=self._wanted.id, error=error)
+
+    async def delete(self) -> None:
+        """Frees all that the container has; what can't be freed is left to `delete` by name."""
+        try:
+            if self._record.netns:
+                from copepod.net import netns
+
+                netns.remove(self._record.netns)
+            self._cgroup.remove()
+        except (OSError, errors.Error) as error:
+            self._node.log.warning("not all could be freed", id=self._wanted.id, error=error)
+            return
+        self._record.forget()

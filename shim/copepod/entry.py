@@ -1,0 +1,106 @@
+"""The first code in a fresh fork that is to become a shim: cuts it off from its parent.
+
+It decides nothing about containers; it never returns (a forked child must not run its parent's
+code), and whatever goes wrong is written to the shim's log.
+"""
+
+from __future__ import annotations
+
+import posix
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+# Meant for containerd itself (sd_notify(3), sd_listen_fds(3)); a shim that kept them could end
+# containerd's unit or confuse a native container.
+FOREIGN_ENVIRONMENT = (
+    b"NOTIFY_SOCKET",
+    b"LISTEN_FDS",
+    b"LISTEN_PID",
+    b"LISTEN_FDNAMES",
+    b"WATCHDOG_USEC",
+    b"WATCHDOG_PID",
+)
+LISTENER = 3
+
+
+def become_shim(listener: int, given: dict[str, str]) -> NoReturn:
+    """Serves the pod's tasks on `listener` until the last one is gone, then ends the process.
+
+    `given` is what `start` learnt: address, ttrpc_address, namespace, id, bundle, socket, config,
+    debug.
+    """
+    code = 1
+    try:
+        _detach(listener, given["bundle"])
+        from copepod import serve
+
+        serve.serve(LISTENER, given)
+        code = 0
+    except BaseException as error:
+        _report(error)
+    finally:
+        posix._exit(code)
+
+
+def _detach(listener: int, bundle: str) -> None:
+    """Own session, no inherited fd but the listener (on 3), the log FIFO as stderr."""
+    # First of all: containerd reads `start`'s output until nobody holds its fds 1 and 2.
+    null = posix.open("/dev/null", posix.O_RDWR)
+    posix.dup2(null, 0)
+    posix.dup2(null, 1)
+    posix.dup2(_open_log(bundle, null), 2)
+    if listener != LISTENER:
+        posix.dup2(listener, LISTENER, inheritable=False)
+    posix.closerange(LISTENER + 1, 1 << 20)  # close_range(2) underneath
+    posix.setsid()
+    posix.chdir("/")
+    posix.umask(0o022)
+    for name in FOREIGN_ENVIRONMENT:
+        posix.environ.pop(name, None)
+    _write_proc("comm", b"copepod-shim")
+    # One above containerd's own, as runc's shim does: the kernel prefers us to containerd.
+    score = _read_proc("oom_score_adj")
+    if score and score < 1000:
+        _write_proc("oom_score_adj", b"%d" % (score + 1))
+
+
+def _open_log(bundle: str, fallback: int) -> int:
+    """The FIFO that containerd copies into its own log; it is never waited for."""
+    try:
+        return posix.open(f"{bundle}/log", posix.O_WRONLY | posix.O_NONBLOCK | posix.O_CLOEXEC)
+    except OSError:
+        return fallback
+
+
+def _read_proc(name: str) -> int:
+    try:
+        fd = posix.open(f"/proc/self/{name}", posix.O_RDONLY | posix.O_CLOEXEC)
+        try:
+            return int(posix.read(fd, 64))
+        finally:
+            posix.close(fd)
+    except OSError:
+        return 0
+
+
+def _write_proc(name: str, value: bytes) -> None:
+    try:
+        fd = posix.open(f"/proc/self/{name}", posix.O_WRONLY | posix.O_CLOEXEC)
+        try:
+            posix.write(fd, value)
+        finally:
+            posix.close(fd)
+    except OSError:
+        pass
+
+
+def _report(error: BaseException) -> None:
+    try:
+        import traceback
+
+        text = "".join(traceback.format_exception(error))
+        posix.write(2, b"copepod shim: " + text.encode())
+    except BaseException:
+        pass

@@ -1,0 +1,58 @@
+"""`delete` by a stranger: frees a container whose shim died, from the bundle's record alone.
+
+It runs in a process of its own (containerd's `delete` call, at most 5 s), touches only what the
+record names, and may be run again and again.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import signal
+import time
+
+from copepod import launch
+from copepod.container import cgroup_tree, record
+
+DEATH_TIMEOUT = 2.0
+KILLED = 137
+
+
+def delete(bundle: str, container_id: str, namespace: str) -> bytes:
+    """Kills and frees what the bundle's container left; gives the DeleteResponse in bytes.
+
+    The exit status is the recorded one, else 137 at the time of now. Raises OSError, and leaves
+    the record in place then: containerd calls again.
+    """
+    found = record.read(bundle)
+    # With init its whole pid namespace goes; the cgroup holds whoever has none of its own.
+    if found.pid and found.starttime and record.starttime(found.pid) == found.starttime:
+        _kill_and_wait(found.pid)
+    cgroup_tree.kill_paths(found.cgroups)
+    if found.netns:
+        from copepod.net import netns
+
+        netns.remove(found.netns)
+    left = cgroup_tree.remove_paths(found.cgroups, DEATH_TIMEOUT)
+    if left:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), left[0])
+    found.forget()
+    status, when = found.exit_status, found.exited_at
+    if status < 0:
+        status, when = KILLED, time.time_ns()
+    return launch.delete_response(found.pid, status, *divmod(when, 1_000_000_000))
+
+
+def _kill_and_wait(pid: int) -> None:
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGKILL)
+        select.select([fd], [], [], DEATH_TIMEOUT)
+    except ProcessLookupError:
+        pass
+    finally:
+        os.close(fd)

@@ -1,0 +1,87 @@
+"""The way into the C library: prototypes made once, errors as OSError with the path.
+
+It has no policy and knows no container; the rooms beside it give system calls their kernel names.
+A prototype is made at its first use and kept (`functools.cache`), so a fork inherits it for free.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+AT_FDCWD = -100
+AT_SYMLINK_NOFOLLOW = 0x100
+AT_EMPTY_PATH = 0x1000
+AT_RECURSIVE = 0x8000
+
+# System calls newer than Linux 5.0 have one number on every architecture (syscalls(2));
+# the older ones without a wrapper in every C library are listed by architecture.
+SYS_open_tree = 428
+SYS_move_mount = 429
+SYS_fsopen = 430
+SYS_fsconfig = 431
+SYS_fsmount = 432
+SYS_close_range = 436
+SYS_openat2 = 437
+SYS_mount_setattr = 442
+_BY_MACHINE = {
+    "x86_64": {
+        "keyctl": 250,
+        "ioprio_set": 251,
+        "set_mempolicy": 238,
+        "sched_setattr": 314,
+        "seccomp": 317,
+    },
+    "aarch64": {
+        "keyctl": 219,
+        "ioprio_set": 30,
+        "set_mempolicy": 237,
+        "sched_setattr": 274,
+        "seccomp": 277,
+    },
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """Gives the C library that the interpreter itself is linked to."""
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@cache
+def function(name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Callable[..., int]:
+    """Gives one function with a prototype of its own, so that no other caller can change it."""
+    prototype = ctypes.CFUNCTYPE(restype, *argtypes, use_errno=True)
+    return prototype((name, library()))
+
+
+@cache
+def _syscall() -> Callable[..., int]:
+    # c_void_p takes what any argument can be: an int, bytes, None or a structure's address.
+    return function("syscall", ctypes.c_long, *[ctypes.c_void_p] * 6, restype=ctypes.c_long)
+
+
+def fail(path: str | bytes = "", errno: int | None = None) -> OSError:
+    """Makes the OSError of the call that has just failed."""
+    number = ctypes.get_errno() if errno is None else errno
+    return OSError(number, os.strerror(number), os.fsdecode(path) if path else None)
+
+
+def syscall(number: int, *args: Any, path: str | bytes = "") -> int:
+    """Makes a system call with up to six arguments; raises OSError with `path` in it."""
+    padded = args + (0,) * (6 - len(args))
+    result = _syscall()(number, *padded)
+    if result < 0:
+        raise fail(path)
+    return result
+
+
+@cache
+def number_of(name: str) -> int:
+    """Gives the number of an older system call on this machine; KeyError if it is not known."""
+    return _BY_MACHINE[os.uname().machine][name]

@@ -1,0 +1,3 @@
+module copepod.dev/cri-tests/images/guest-go
+
+go 1.21

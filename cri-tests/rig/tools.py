@@ -1,0 +1,120 @@
+"""The peers that the rig measures against, built once from pinned sources and kept in the cache.
+
+It takes no binary from the network: Go modules are pinned by the go.sum next to their go.mod.
+"""
+
+import fcntl
+import hashlib
+import os
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from rig import debian
+from rig.paths import CRI_TESTS, cache_dir
+from rig.shell import RigError, run
+
+BUILD_TIMEOUT = 1800.0
+TOOLS = CRI_TESTS / "tools"
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A directory of tools/ and what to build of it: programs, and Go test binaries."""
+
+    folder: str
+    programs: tuple[str, ...]
+    tests: tuple[str, ...] = ()
+    tags: str = ""
+    cgo: bool = False
+    debian: tuple[str, ...] = ()
+
+
+_C24 = "github.com/containerd/containerd/v2/cmd/"
+_C17 = "github.com/containerd/containerd/cmd/"
+_NAMES = ("containerd", "ctr", "containerd-shim-runc-v2")
+_CRI = "sigs.k8s.io/cri-tools/cmd/"
+
+CATALOGUE = {
+    "containerd-2.4.2": Tool("containerd-2.4", tuple(_C24 + name for name in _NAMES)),
+    "containerd-1.7.34": Tool("containerd-1.7", tuple(_C17 + name for name in _NAMES)),
+    "runc": Tool(
+        "runc",
+        ("github.com/opencontainers/runc",),
+        tags="seccomp",
+        cgo=True,
+        debian=("gcc", "libc6-dev", "libseccomp-dev", "pkg-config"),
+    ),
+    "cri-tools-1.36": Tool("cri-tools-1.36", (_CRI + "crictl",), (_CRI + "critest",)),
+    "cri-tools-1.34": Tool("cri-tools-1.34", (_CRI + "crictl",), (_CRI + "critest",)),
+}
+
+
+def go() -> str:
+    """The go command; installed from Debian when there is none.
+
+    RigError when it is older than 1.21, the first one that brings the toolchain a go.mod names.
+    """
+    found = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
+    if not found:
+        found = debian.need_command("go", "golang-go")
+    done = run([found, "version"], env={"GOTOOLCHAIN": "local"})
+    match = re.search(r"go1\.(\d+)", done.out)
+    if not match or int(match.group(1)) < 21:
+        raise RigError(f"{found} is {done.out.strip()}: put Go 1.21 or newer first on PATH")
+    return found
+
+
+def pinned_version(folder: str, module: str) -> str:
+    """The version of a module that tools/<folder>/go.mod requires, without its v."""
+    text = (TOOLS / folder / "go.mod").read_text()
+    match = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", text, re.MULTILINE)
+    if not match:
+        raise RigError(f"tools/{folder}/go.mod does not require {module}")
+    return match.group(1)
+
+
+def ensure(name: str) -> Path:
+    """The directory that holds the built programs of a tool, after building them if need be."""
+    tool = CATALOGUE[name]
+    home = cache_dir() / "tools" / f"{name}-{_key(tool)}"
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with (home.parent / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.is_dir():
+            stage = home.with_name(f".{home.name}.{os.getpid()}")
+            shutil.rmtree(stage, ignore_errors=True)
+            stage.mkdir()
+            _build(tool, stage)
+            stage.rename(home)
+    return home
+
+
+def _key(tool: Tool) -> str:
+    digest = hashlib.sha256(repr(tool).encode())
+    for name in ("go.mod", "go.sum"):
+        digest.update((TOOLS / tool.folder / name).read_bytes())
+    return digest.hexdigest()[:12]
+
+
+def _build(tool: Tool, out: Path) -> None:
+    """Builds in a copy, so that the go command never edits the checkout's go.mod."""
+    if tool.debian:
+        debian.need(*tool.debian)
+    source = out / "src"
+    shutil.copytree(TOOLS / tool.folder, source)
+    command = ["nice", go()]
+    env = {"CGO_ENABLED": "1" if tool.cgo else "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
+    flags = ["-trimpath", "-tags", tool.tags]
+    run(
+        [*command, "build", *flags, "-o", f"{out}/", *tool.programs],
+        timeout=BUILD_TIMEOUT,
+        env=env,
+        cwd=source,
+    )
+    for package in tool.tests:
+        target = out / package.rsplit("/", 1)[1]
+        argv = [*command, "test", "-c", *flags, "-o", str(target), package]
+        run(argv, timeout=BUILD_TIMEOUT, env=env, cwd=source)
+    shutil.rmtree(source)

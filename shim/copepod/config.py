@@ -76,9 +76,11 @@ def parse(text: str, name: str = PATH) -> Config:
     for key, value in root.items():
         if isinstance(value, dict):
             for sub, inner in value.items():
-                values[_field(name, key, sub)] = _checked(name, f"{key}.{sub}", key, sub, inner)
+                field = _field(name, key, sub)
+                values[field] = _checked(name, f"{key}.{sub}", field, inner)
         else:
-            values[_field(name, "", key)] = _checked(name, key, "", key, value)
+            field = _field(name, "", key)
+            values[field] = _checked(name, key, field, value)
     return Config(**values)
 
 
@@ -90,8 +92,8 @@ def _field(name: str, table: str, key: str) -> str:
     return field
 
 
-def _checked(name: str, shown: str, table: str, key: str, value: object) -> object:
-    default = getattr(Config(), _TABLES[table][key])
+def _checked(name: str, shown: str, field: str, value: object) -> object:
+    default = getattr(Config(), field)
     if type(value) is not type(default):
         kind = "a string" if isinstance(default, str) else "a whole number"
         raise errors.InvalidArgument(f"config {name}: {shown} must be {kind}, it is {value!r}")

@@ -8,7 +8,7 @@ Source: containerd api/types/runtime_info.proto; OCI runtime-spec features.md, f
 
 from __future__ import annotations
 
-from copepod.launch import RUNTIME, VERSION, varint
+from copepod.answers import RUNTIME, VERSION, varint
 
 TYPE_URL = b"types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 

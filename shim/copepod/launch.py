@@ -12,13 +12,12 @@ from __future__ import annotations
 import posix
 import sys
 
+from copepod import answers
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-VERSION = "0.1.0"
-RUNTIME = "io.containerd.copepod.v1"
-STATE_FILE = "copepod.state"
 ZYGOTE_SOCKET = "/run/copepod/zygote.sock"
 USAGE = (
     "containerd-shim-copepod-v1: containerd calls this program; "
@@ -100,7 +99,7 @@ def main() -> NoReturn:
 
 def _run(flags: Flags) -> int:
     if flags.version:
-        _write(1, f"containerd-shim-copepod-v1 {VERSION} ({RUNTIME})\n".encode())
+        _write(1, f"containerd-shim-copepod-v1 {answers.VERSION} ({answers.RUNTIME})\n".encode())
         return 0
     if flags.info:
         from copepod import features
@@ -130,7 +129,7 @@ def delete(flags: Flags) -> bytes:
     """
     bundle = flags.bundle or posix.getcwd()
     try:
-        posix.stat(f"{bundle}/{STATE_FILE}")
+        posix.stat(f"{bundle}/{answers.STATE_FILE}")
     except FileNotFoundError:
         _forget_dead_socket(bundle)
         return _gone()
@@ -143,24 +142,7 @@ def delete(flags: Flags) -> bytes:
 
 def _gone() -> bytes:
     """A DeleteResponse for a task that left nothing: exit status 137, now, as runc's shim says."""
-    return delete_response(0, 137, *_now())
-
-
-def delete_response(pid: int, status: int, seconds: int, nanos: int) -> bytes:
-    """Gives containerd.task.v2.DeleteResponse{pid=1, exit_status=2, exited_at=3} in bytes."""
-    exited_at = b"\x08" + varint(seconds) + b"\x10" + varint(nanos)
-    head = b"\x08" + varint(pid) + b"\x10" + varint(status)
-    return head + b"\x1a" + varint(len(exited_at)) + exited_at
-
-
-def varint(value: int) -> bytes:
-    """Gives a non-negative integer in protobuf's base-128 form."""
-    out = bytearray()
-    while value > 0x7F:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
+    return answers.delete_response(0, 137, *_now())
 
 
 def _now() -> tuple[int, int]:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from copepod.config import Config
+    from copepod.container.cgroup_oom import OomWatch
+    from copepod.container.cgroup_stats import V1Stats, V2Stats
     from copepod.log import Log
 
 SIGKILL = 9
@@ -65,6 +67,9 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
         finally:
             for fd in fds:
                 os.close(fd)
+        undo.push_async_callback(_kill, process)
+        # The devices that the child had to reach are out of the program's reach from here on.
+        await group.seal()
         undo.pop_all()
     record.set_process(process.pid)
     record.write()
@@ -77,8 +82,8 @@ async def _make_cgroup(
     group = cgroup.make(loaded, wanted.id)
     record.cgroups = group.paths
     record.write()
-    group.create(loaded.linux.resources)
-    undo.callback(group.remove)
+    await group.create()
+    undo.push_async_callback(group.remove)
     return group
 
 
@@ -95,6 +100,14 @@ async def _make_netns(
     path = await netns.create(record.netns)
     undo.callback(netns.remove, record.netns)
     return path
+
+
+async def _kill(process: spawn.Process) -> None:
+    from copepod.task.reaper import reap_when_dead
+
+    process.kill(SIGKILL)
+    await reap_when_dead(process.pidfd)
+    process.close()
 
 
 def netns_name(bundle: str) -> str:
@@ -178,7 +191,7 @@ class Container:
     ) -> None:
         self._node, self._wanted, self.spec = node, wanted, loaded
         self._record, self._cgroup, self.init = record, group, init
-        self._oom: cgroup.OomWatch | None = None
+        self._oom: OomWatch | None = None
         self._oom_seen: Callable[[], None] = lambda: None
 
     def pids(self) -> list[int]:
@@ -196,7 +209,7 @@ class Container:
             except ProcessLookupError:
                 pass
 
-    def stats(self) -> cgroup.Stats:
+    def stats(self) -> V1Stats | V2Stats:
         """The cgroup's metrics; errors.NotFound once it is gone."""
         return self._cgroup.stats()
 
@@ -210,7 +223,7 @@ class Container:
 
     async def update(self, resources: bytes) -> None:
         """Applies OCI LinuxResources (JSON)."""
-        self._cgroup.update(spec.parse_resources(resources))
+        await self._cgroup.update(spec.parse_resources(resources))
 
     async def exec(self, process: bytes, stdio: Sequence[int], *, terminal: bool) -> spawn.Process:
         """Makes one more process (OCI Process, JSON) in the container, ready to run."""
@@ -266,7 +279,7 @@ class Container:
                 from copepod.net import netns
 
                 netns.remove(self._record.netns)
-            self._cgroup.remove()
+            await self._cgroup.remove()
         except (OSError, errors.Error) as error:
             self._node.log.warning("not all could be freed", id=self._wanted.id, error=error)
             return

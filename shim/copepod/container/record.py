@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from copepod.launch import STATE_FILE
+from copepod.answers import STATE_FILE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

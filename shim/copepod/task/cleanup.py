@@ -12,7 +12,7 @@ import select
 import signal
 import time
 
-from copepod import launch
+from copepod import answers
 from copepod.container import cgroup_tree, record
 
 DEATH_TIMEOUT = 2.0
@@ -41,7 +41,7 @@ def delete(bundle: str, container_id: str, namespace: str) -> bytes:
     status, when = found.exit_status, found.exited_at
     if status < 0:
         status, when = KILLED, time.time_ns()
-    return launch.delete_response(found.pid, status, *divmod(when, 1_000_000_000))
+    return answers.delete_response(found.pid, status, *divmod(when, 1_000_000_000))
 
 
 def _kill_and_wait(pid: int) -> None:

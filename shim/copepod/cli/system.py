@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,15 @@ from pathlib import Path
 
 NOT_FOUND = 127  # what a POSIX shell answers for a program that isn't there
 TIMED_OUT = 124  # what timeout(1) answers
+
+
+def python_argv(module: str, *words: str) -> list[str]:
+    """A command line that runs one of our modules in a fresh interpreter like this one.
+
+    Isolated: neither the working directory nor PYTHONPATH may put code into it.
+    """
+    code = f"import sys; sys.path[:0] = {sys.path!r}; sys.argv[1:] = {list(words)!r}; "
+    return [sys.executable, "-ISB", "-c", f"{code}import {module} as room; room.main()"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,9 +139,13 @@ class System:
         """
         try:
             done = subprocess.run(
-                list(argv), input=stdin if stdin is not None else b"", capture_output=True,
-                timeout=timeout, check=False, env=None if env is None else {**os.environ, **env},
-            )  # fmt: skip
+                list(argv),
+                input=stdin if stdin is not None else b"",
+                capture_output=True,
+                timeout=timeout,
+                check=False,
+                env=None if env is None else {**os.environ, **env},
+            )
         except subprocess.TimeoutExpired:
             return Result(TIMED_OUT, "", f"{argv[0]} did not end within {timeout:g} seconds")
         except OSError as error:

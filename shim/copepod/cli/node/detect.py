@@ -163,13 +163,18 @@ def _describe(
         )
     own = _option(process, "--config", "-c") if process else None
     return Containerd(
-        flavour=flavour, version=version, version_text=answer.out.strip(), binary=binary,
+        flavour=flavour,
+        version=version,
+        version_text=answer.out.strip(),
+        binary=binary,
         config=config or own or _config(flavour),
         address=(_option(process, "--address", "-a") if process else None) or _SOCKETS[flavour],
-        pid=process.pid if process else 0, started=process.started if process else 0.0,
-        path=process.path if process else "", distribution=_distribution(system, flavour),
+        pid=process.pid if process else 0,
+        started=process.started if process else 0.0,
+        path=process.path if process else "",
+        distribution=_distribution(system, flavour),
         notes=_notes(system, flavour, process, version),
-    )  # fmt: skip
+    )
 
 
 def _config(flavour: str) -> str:

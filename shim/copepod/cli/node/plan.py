@@ -133,9 +133,12 @@ def _text(data: bytes | None) -> str:
 
 
 def _main_file(
-    system: System, node: Containerd, root: dict[str, Any], before: dict[str, Any],
+    system: System,
+    node: Containerd,
+    root: dict[str, Any],
+    before: dict[str, Any],
     wanted: dict[str, Any],
-) -> Plan:  # fmt: skip
+) -> Plan:
     """1.6 and 1.7: the file whose CRI table wins, which is the last one imported that has one."""
     path, doc = node.config, root
     for name in _imported(system, node.config, root):
@@ -158,9 +161,12 @@ def _imported(system: System, config: str, root: Mapping[str, Any]) -> list[str]
 
 
 def _drop_in(
-    system: System, node: Containerd, root: dict[str, Any], before: dict[str, Any],
+    system: System,
+    node: Containerd,
+    root: dict[str, Any],
+    before: dict[str, Any],
     wanted: dict[str, Any],
-) -> Plan:  # fmt: skip
+) -> Plan:
     """2.x: a file of our own, in the directory that is imported already if there is one."""
     folder = _imported_folder(node, root)
     if folder:
@@ -197,9 +203,13 @@ def _imported_folder(node: Containerd, root: Mapping[str, Any]) -> str | None:
 
 
 def _file_in(
-    system: System, node: Containerd, folder: str, root: Mapping[str, Any],
-    before: dict[str, Any], wanted: dict[str, Any],
-) -> Plan:  # fmt: skip
+    system: System,
+    node: Containerd,
+    folder: str,
+    root: Mapping[str, Any],
+    before: dict[str, Any],
+    wanted: dict[str, Any],
+) -> Plan:
     path = f"{folder}/copepod.toml"
     version = _version(root)
     data = system.read(path)
@@ -216,9 +226,12 @@ def _file_in(
 
 
 def _template(
-    system: System, node: Containerd, root: dict[str, Any], before: dict[str, Any],
+    system: System,
+    node: Containerd,
+    root: dict[str, Any],
+    before: dict[str, Any],
     wanted: dict[str, Any],
-) -> Plan:  # fmt: skip
+) -> Plan:
     """k3s, RKE2, MicroK8s: the template, tried by its effect on the file generated last."""
     path = template_path(node)
     generated = system.read(node.config)
@@ -266,9 +279,13 @@ def _require_base_template(node: Containerd) -> None:
 
 
 def _plan(
-    path: str, data: bytes | None, new: str | None, wanted: dict[str, Any],
-    before: dict[str, Any], trial: str | None = None,
-) -> Plan:  # fmt: skip
+    path: str,
+    data: bytes | None,
+    new: str | None,
+    wanted: dict[str, Any],
+    before: dict[str, Any],
+    trial: str | None = None,
+) -> Plan:
     if new is None:
         return Plan((), path, wanted, None, before, by_hand=path)
     if new.encode() == data:

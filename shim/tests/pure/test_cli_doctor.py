@@ -1,0 +1,219 @@
+"""`copepod doctor` on healthy and broken nodes: each failure is told with what to do."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from copepod import __version__, config, errors
+from copepod.cli import command as cli
+from copepod.cli.doctor import kernel, node, ours
+from copepod.cli.doctor.context import Context, Finding, answers, has_library, has_syscall
+from copepod.cli.image.describe import Description
+from copepod.cli.node import check, detect, runtime
+from copepod.cli.system import Process, Result
+from tests import cli_fakes as fakes
+
+ETC = "/etc/containerd/config.toml"
+PROCESS = Process(9, ("/usr/bin/containerd",), "/usr/bin/containerd", "/usr/bin", 1e10)
+GOOD = Description("core", "preview 1", (), ())
+
+
+def healthy(root: Path, version: str = "1.7.34", etc: bytes = fakes.KUBEADM_DEBIAN_12) -> Context:
+    """A node on which nothing is wrong."""
+    made = fakes.Node(root, version, PROCESS)
+    made.put("/usr/bin/containerd", b"")
+    made.put(ETC, etc)
+    assert cli.run(["node", "install", "--no-restart"], made) == 0
+    for name in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts"):
+        made.put(f"/proc/self/ns/{name}", b"")
+    made.put("/proc/sys/kernel/seccomp/actions_avail", b"kill errno allow")
+    made.put("/proc/sys/user/max_user_namespaces", b"15000\n")
+    made.put("/proc/self/mounts", b"cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n")
+    made.put("/sys/fs/cgroup/cgroup.controllers", b"cpuset cpu io memory pids\n")
+    made.put("/run/systemd/system/x", b"")
+    made.put("/var/lib/kubelet/config.yaml", b"cgroupDriver: systemd\n")
+    made.put("/etc/cni/net.d/10-pods.conflist", b"{}")
+    made.put("/usr/lib/cni/bridge", b"")
+    made.answers[(f"/usr/bin/{runtime.SHIM}", "-v")] = Result(0, f"copepod {__version__}\n")
+    found = detect.find(made)
+    return Context(
+        made, config.Config(), found, dump=check.dump(made, found, ETC), kernel="6.1.0",
+        has_syscall=lambda _: True, has_library=lambda _: True, answers=lambda _: True,
+        describe=lambda _: GOOD,
+    )  # fmt: skip
+
+
+CHECKS = [kernel.python, kernel.features, kernel.cgroups, node.containerd, node.configuration,
+          node.shim, node.cni, ours.zygote, ours.cache, ours.engine]  # fmt: skip
+
+
+def look(context: Context) -> list[Finding]:
+    return [finding for one in CHECKS for finding in one(context)]
+
+
+def system(context: Context) -> fakes.Node:
+    assert isinstance(context.system, fakes.Node)
+    return context.system
+
+
+def test_a_healthy_node(tmp_path: Path) -> None:
+    found = look(healthy(tmp_path))
+    assert {one.kind for one in found} == {"ok"}
+    assert len({one.check for one in found}) >= 13
+
+
+def unmake(name: str) -> Callable[[Context], None]:
+    return lambda context: system(context).remove(name)
+
+
+def put(name: str, data: bytes) -> Callable[[Context], None]:
+    return lambda context: system(context).put(name, data)
+
+
+def without_node(context: Context) -> None:
+    context.node, context.missing = None, "no containerd on this node"
+
+
+def stopped(context: Context) -> None:
+    system(context).process = None
+    context.node = detect.find(context.system)
+
+
+def restarted_long_ago(context: Context) -> None:
+    system(context).process = Process(9, PROCESS.argv, PROCESS.exe, "/usr/bin", 1.0)
+    context.node = detect.find(context.system)
+
+
+def uninstalled(context: Context) -> None:
+    assert cli.run(["node", "uninstall", "--no-restart"], context.system) == 0
+    assert context.node is not None
+    context.dump = check.dump(context.system, context.node, ETC)
+
+
+def no_shim(context: Context) -> None:
+    del system(context).programs[runtime.SHIM]
+
+
+def shim_fails(context: Context) -> None:
+    sentence = "containerd-shim-copepod-v1: no Python 3.11 or newer on this node"
+    system(context).answers[(f"/usr/bin/{runtime.SHIM}", "-v")] = Result(1, "", sentence)
+
+
+def engine_dies(context: Context) -> None:
+    def died(_: bytes) -> Description:
+        raise errors.Internal("the wasm engine gave up on this file: Illegal instruction")
+
+    context.describe = died
+
+
+def open_cache(context: Context) -> None:
+    folder = context.system.path(context.settings.cache_dir)
+    folder.mkdir(parents=True)
+    os.chmod(folder, 0o755)
+
+
+def no_systemd(context: Context) -> None:
+    context.system.remove("/run/systemd/system/x")
+    context.system.path("/run/systemd/system").rmdir()
+
+
+def setter(name: str, value: object) -> Callable[[Context], None]:
+    return lambda context: setattr(context, name, value)
+
+
+BROKEN: list[tuple[Callable[[Context], None], str, str, str, str]] = [
+    (setter("has_syscall", lambda number: number not in (434, 437)), "fail", "kernel",
+     "lacks openat2 .5.6., pidfd_open .5.3.", "5.10 or newer"),
+    (setter("has_syscall", lambda number: number != 442), "warn", "kernel", "mount_setattr",
+     "5.12"),
+    (unmake("/proc/self/ns/user"), "fail", "namespaces", "no user namespaces", "CONFIG_NAMESPACES"),
+    (unmake("/proc/sys/kernel/seccomp/actions_avail"), "fail", "seccomp", "can't filter", "CONFIG"),
+    (setter("has_library", lambda _: False), "fail", "seccomp", "libseccomp.so.2 is not",
+     "install"),
+    (put("/proc/sys/user/max_user_namespaces", b"0\n"), "warn", "user namespaces", "off", "sysctl"),
+    (put("/proc/self/mounts", b"tmpfs /sys/fs/cgroup tmpfs rw 0 0\n"), "fail", "cgroups",
+     "no control groups", "mount cgroup2"),
+    (put("/sys/fs/cgroup/cgroup.controllers", b"cpu io\n"), "fail", "cgroups",
+     "v2 without memory, pids", "kernel command line"),
+    (put("/var/lib/kubelet/config.yaml", b"cgroupDriver: cgroupfs\n"), "warn", "cgroup driver",
+     "the kubelet uses cgroupfs, containerd's runc systemd", "both the same"),
+    (no_systemd, "warn", "cgroup driver", "systemd is asked for but is not running", "cgroupfs"),
+    (no_systemd, "ok", "zygote", "answers", ""),
+    (without_node, "fail", "containerd", "no containerd on this node", "install containerd"),
+    (stopped, "fail", "containerd", "1.7.34 is not running", "start it"),
+    (setter("answers", lambda _: False), "fail", "containerd", "does not answer on", "journal"),
+    (setter("answers", lambda _: False), "warn", "zygote", "not running", "copepod-zygote.socket"),
+    (uninstalled, "fail", "configuration", "does not know the runtime", "copepod node install"),
+    (restarted_long_ago, "warn", "configuration", "not restarted since", "restart containerd"),
+    (put(ETC, fakes.BROKEN), "fail", "configuration", "refuses .*failed to load TOML", "repair"),
+    (setter("dump_error", "containerd refuses it"), "fail", "configuration", "refuses", "repair"),
+    (no_shim, "fail", "shim", "finds no containerd-shim-copepod-v1", "--shim"),
+    (shim_fails, "fail", "shim", "does not run: .*no Python 3.11", "Python of 3.11"),
+    (unmake("/etc/cni/net.d/10-pods.conflist"), "warn", "pod network", "no CNI configuration in "
+     "/etc/cni/net.d", "network add-on"),
+    (unmake("/usr/lib/cni/bridge"), "fail", "pod network", "no CNI plugin in /usr/lib/cni",
+     "bin_dir"),
+    (open_cache, "fail", "cache", "not root's alone", "chmod 0700"),
+    (engine_dies, "fail", "engine", "Illegal instruction", "glibc"),
+    (setter("describe", lambda _: Description("core", "", (), (), "lacks it")), "fail", "engine",
+     "lacks it", "package again"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("spoil", "kind", "name", "text", "advice"), BROKEN)
+def test_a_broken_node(
+    tmp_path: Path, spoil: Callable[[Context], None], kind: str, name: str, text: str, advice: str
+) -> None:
+    import re
+
+    context = healthy(tmp_path)
+    spoil(context)
+    found = [one for one in look(context) if one.kind == kind and one.check == name]
+    assert [one for one in found if re.search(text, one.text) and advice in one.advice], found
+
+
+def test_dockers_default_and_old_versions(tmp_path: Path) -> None:
+    context = healthy(tmp_path)
+    system(context).put(ETC, fakes.DOCKER)
+    found = list(node.configuration(context))
+    assert 'disabled_plugins = ["cri"]' in found[0].text
+    context.node = detect.find(fakes.Node(tmp_path, "1.6.20", PROCESS))
+    (images,) = [one for one in node.containerd(context) if one.check == "images"]
+    assert images.kind == "warn"
+    assert "not wasm layers" in images.text
+
+
+def test_cgroup_v1(tmp_path: Path) -> None:
+    context = healthy(tmp_path)
+    system(context).put("/proc/self/mounts", b"cgroup /sys/fs/cgroup/memory cgroup rw,memory 0 0\n")
+    system(context).put("/proc/cgroups", b"#name h n e\ncpu 1 1 1\nmemory 2 1 1\npids 3 1 1\n")
+    assert next(kernel.cgroups(context)).text == "v1 with cpu, memory and pids"
+    system(context).put("/proc/cgroups", b"#name h n e\ncpu 1 1 1\nmemory 2 1 0\npids 3 1 1\n")
+    assert next(kernel.cgroups(context)).text == "v1 without memory"
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Lines for people, JSON for programs, and 1 when something failed."""
+    made = fakes.Node(tmp_path, "1.7.34")
+    made.programs.clear()
+    assert cli.run(["doctor", "--no-container"], made) == 1
+    shown = capsys.readouterr().out
+    assert "fail containerd: no containerd on this node" in shown
+    assert "→ install containerd" in shown
+    assert cli.run(["doctor", "--json"], made) == 1
+    found = json.loads(capsys.readouterr().out)
+    assert {"kind", "check", "text", "advice"} == set(found[0])
+    assert [one["kind"] for one in found if one["check"] == "container"] == ["skip"]
+
+
+def test_the_seams_are_real() -> None:
+    assert has_syscall(434)
+    assert not has_syscall(5000)
+    assert has_library("libc.so.6")
+    assert not has_library("libnothing.so.9")
+    assert not answers("/nonexistent/socket")

@@ -1,0 +1,113 @@
+"""`copepod run` and `copepod cache`: arguments, and the ports that reach a container."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from copepod import errors
+from copepod.cli import cache, command
+from copepod.cli.run import command as run
+from copepod.cli.run import ports
+
+
+def parsed(*words: str) -> argparse.Namespace:
+    return command.build().parse_args(["run", *words])
+
+
+def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FROM_HERE", "1")
+    args = parsed("-e", "A=b c", "-e", "FROM_HERE", "-v", f"{tmp_path}:/data:ro", "--rm", "-it",
+                  "--memory", "64M", "-w", "/d", "--annotation", "copepod.dev/x=1",
+                  "app.wasm", "--flag", "-p", "3")  # fmt: skip
+    assert args.args == ["--flag", "-p", "3"]
+    assert run.options(args) == [
+        "--runtime", "io.containerd.copepod.v1", "--rm", "--tty", "--env", "A=b c",
+        "--env", "FROM_HERE=1", "--mount",
+        f"type=bind,src={tmp_path},dst=/data,options=rbind:ro",
+        "--annotation", "copepod.dev/x=1", "--cwd", "/d", "--memory-limit", str(64 << 20),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("-v", "/tmp", "x"), "write SOURCE:/TARGET"),
+        (("-v", "/tmp:rel", "x"), "write SOURCE:/TARGET"),
+        (("-v", "/nonexistent:/a", "x"), "there is no /nonexistent"),
+        (("--rm", "-d", "x"), "exclude each other"),
+        (("--memory", "lots", "x"), "is no size"),
+    ],
+)
+def test_refused_options(words: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(errors.InvalidArgument, match=sentence):
+        run.options(parsed(*words))
+
+
+@pytest.mark.parametrize(
+    ("text", "port"),
+    [
+        ("8080:80", ports.Port("0.0.0.0", 8080, 80)),
+        ("80", ports.Port("0.0.0.0", 80, 80)),
+        ("127.0.0.1:1:65535/tcp", ports.Port("127.0.0.1", 1, 65535)),
+        ("a", None), ("0:80", None), ("80:70000", None), ("::1:2:3", None), ("53:53/udp", None),
+    ],
+)  # fmt: skip
+def test_ports(text: str, port: ports.Port | None) -> None:
+    if port is None:
+        with pytest.raises(errors.InvalidArgument, match="HOST:CONTAINER"):
+            ports.Port.parse(text)
+    else:
+        assert ports.Port.parse(text) == port
+
+
+def test_a_port_in_use_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        number = sock.getsockname()[1]
+        with pytest.raises(errors.Unavailable, match=f"127.0.0.1:{number}: .*in use"):
+            ports.listen([ports.Port("127.0.0.1", number, 80)])
+
+
+def test_a_connection_is_carried_both_ways_to_its_end() -> None:
+    """Half a close passes through: the guest's answer still comes back."""
+
+    async def shout(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write((await reader.read()).upper())
+        writer.write_eof()
+        writer.close()
+
+    async def scenario() -> bytes:
+        inner = await asyncio.start_server(shout, "127.0.0.1", 0)
+        number = inner.sockets[0].getsockname()[1]
+        outer = await asyncio.start_server(ports._carrier(number), "127.0.0.1", 0)
+        async with inner, outer:
+            where = outer.sockets[0].getsockname()
+            reader, writer = await asyncio.open_connection(*where)
+            writer.write(b"a" * 200_000)
+            writer.write_eof()
+            answer = await asyncio.wait_for(reader.read(), 10)
+            writer.close()
+            await writer.wait_closed()
+            return answer
+
+    assert asyncio.run(scenario()) == b"A" * 200_000
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1000", 1000), ("1K", 1024), ("5 MiB", 5 << 20), ("2g", 2 << 30), ("1TB", 1 << 40)],
+)
+def test_sizes(text: str, size: int) -> None:
+    assert cache.parse_size(text) == size
+
+
+def test_names() -> None:
+    assert run._qualified("nginx") == "docker.io/library/nginx"
+    assert run._qualified("me/app") == "docker.io/me/app"
+    assert run._qualified("localhost:5000/app") == "localhost:5000/app"
+    assert run._stem("./My App_1.wasm") == "my-app-1"
+    assert run._stem("r.example/team/app:2") == "app"

@@ -1,0 +1,172 @@
+"""Network namespaces with a name: made, with `lo` up, pinned under /run/netns, removed by name.
+
+It joins none: the shim stays in its own namespace for life, and a short-lived child does what must
+be done inside the new one. A namespace that CNI has made is not its business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import signal
+
+from copepod.errors import AlreadyExists, InvalidArgument, StepFailed
+from copepod.linux import mount, ns
+
+RUN = "/run/netns"  # where ip-netns(8) looks for names
+_TIMEOUT = 10.0  # seconds for the child: unsharing waits for the kernel's network locks
+
+_UMOUNT_NOFOLLOW = 8  # umount2(2)
+
+
+async def create(name: str) -> str:
+    """Makes the namespace and gives its path; it lives until `remove`, with or without processes.
+
+    AlreadyExists when the name is taken, StepFailed when the kernel refuses; nothing is left then.
+    """
+    path = _path(name)
+    try:
+        _make_directory()
+        os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+    except FileExistsError:
+        raise AlreadyExists(
+            f"the network namespace {path} exists: `ip netns delete {name}`"
+        ) from None
+    except OSError as error:
+        raise StepFailed("network namespace", error.errno or 0, error.filename or RUN) from None
+    try:
+        await _in_child(path)
+    except BaseException:
+        remove(name)
+        raise
+    return path
+
+
+def remove(name: str) -> None:
+    """Unpins the namespace; the kernel frees it with its last process. Gone already is fine.
+
+    For anyone, at any time: it needs no loop and no state. StepFailed when it can't be unmounted.
+    """
+    path = _path(name)
+    if not os.path.lexists(path):
+        return
+    try:
+        while True:  # once for each time that it was mounted
+            mount.umount2(path, mount.MNT_DETACH | _UMOUNT_NOFOLLOW)
+    except OSError as error:
+        # EINVAL says that it is a plain file by now.
+        if error.errno not in (errno.EINVAL, errno.ENOENT):
+            raise StepFailed("umount", error.errno or 0, path) from None
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise StepFailed("unlink", error.errno or 0, path) from None
+
+
+def _path(name: str) -> str:
+    if not name or name in (".", "..") or "/" in name or "\0" in name:
+        raise InvalidArgument(f"{name!r} can't be the name of a network namespace")
+    return f"{RUN}/{name}"
+
+
+def _make_directory() -> None:
+    """Makes /run/netns a shared mount of its own, as `ip netns add` does.
+
+    A mount in it is then seen, and gone when unmounted, in every mount namespace that has a copy:
+    otherwise a copy would keep a dead container's namespace alive.
+    """
+    os.makedirs(RUN, 0o755, exist_ok=True)
+    import fcntl
+
+    lock = os.open(RUN, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # `ip netns add` takes the same one
+        if _is_shared():
+            return
+        try:
+            mount.mount("", RUN, "", mount.MS_SHARED | mount.MS_REC)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            # It is no mount point yet.
+            mount.mount(RUN, RUN, "", mount.MS_BIND | mount.MS_REC)
+            mount.mount("", RUN, "", mount.MS_SHARED | mount.MS_REC)
+    finally:
+        os.close(lock)
+
+
+def _is_shared() -> bool:
+    """Whether it is done already: proc_pid_mountinfo(5), the optional field shared:N."""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split(" ")
+            if fields[4] == RUN and any(f.startswith("shared:") for f in fields[6:9]):
+                return True
+    return False
+
+
+async def _in_child(path: str) -> None:
+    """Runs `_child` in a fork; raises what went wrong there."""
+    loop = asyncio.get_running_loop()
+    read, write = os.pipe2(os.O_CLOEXEC)
+    try:
+        pid = os.fork()
+    except OSError as error:
+        os.close(read)
+        os.close(write)
+        raise StepFailed("fork", error.errno or 0) from None
+    if pid == 0:
+        _child(path, write)
+    os.close(write)
+    done: asyncio.Future[bytes] = loop.create_future()
+
+    def report() -> None:
+        if not done.done():
+            done.set_result(os.read(read, 4096))
+
+    loop.add_reader(read, report)
+    try:
+        text = await asyncio.wait_for(done, _TIMEOUT)
+    except TimeoutError:
+        raise StepFailed("network namespace", errno.ETIMEDOUT, path) from None
+    finally:
+        loop.remove_reader(read)
+        os.close(read)
+        _end(pid)
+    if text != b"done":
+        step, _, code = text.decode().partition(" ")
+        raise StepFailed(step or "network namespace", int(code or 0), path)
+
+
+def _end(pid: int) -> None:
+    """The child has said its last word or is not to say it: both ways it is gone in a moment."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+
+
+def _child(path: str, report: int) -> None:
+    """The forked child's whole life: never returns."""
+    step, code = "unshare", 0
+    try:
+        ns.unshare(ns.CLONE_NEWNET)
+        step = "lo-up"
+        from copepod.net import links
+
+        links.set_up(links.LOOPBACK)
+        step = "mount"
+        mount.mount("/proc/self/ns/net", path, "", mount.MS_BIND)
+    except OSError as error:
+        code = error.errno or errno.EIO
+    except BaseException:
+        code = errno.EIO
+    finally:
+        try:
+            os.write(report, f"{step} {code}".encode() if code else b"done")
+        finally:
+            os._exit(0)

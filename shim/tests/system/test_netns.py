@@ -1,0 +1,150 @@
+"""Named network namespaces on a real kernel: made with `lo` up, removed by name, or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from copepod import errors
+from copepod.linux import ns
+from copepod.net import links, netns
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces need root"),
+]
+NAME = f"copepod-test-{os.getpid()}"
+
+
+def state() -> tuple[list[str], list[str], list[str], int]:
+    """Descriptors, pinned namespaces, mounts below RUN, and the namespace that we are in."""
+    names = sorted(os.listdir(netns.RUN)) if os.path.isdir(netns.RUN) else []
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    pinned = [line for line in mounts if f" {netns.RUN}/{NAME}" in line]
+    return sorted(os.listdir("/proc/self/fd")), names, pinned, os.stat("/proc/self/ns/net").st_ino
+
+
+@pytest.fixture(autouse=True)
+def no_leak() -> Iterator[None]:
+    before = state()
+    yield
+    netns.remove(NAME)
+    assert state() == before
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def inside(path: str) -> tuple[list[str], bool]:
+    """The interfaces in the namespace, and whether loopback carries a connection there."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            fd = os.open(path, os.O_RDONLY)
+            ns.setns(fd, ns.CLONE_NEWNET)
+            names = ",".join(name for _, name in socket.if_nameindex())
+            works = 0
+            for family, host in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+                with socket.socket(family) as server, socket.socket(family) as client:
+                    server.bind((host, 0))
+                    server.listen()
+                    client.settimeout(5)
+                    client.connect(server.getsockname())
+                    works += 1
+            os.write(write, f"{names} {works}".encode())
+        finally:
+            os._exit(0)
+    os.close(write)
+    words = os.read(read, 4096).decode().split()
+    os.close(read)
+    os.waitpid(pid, 0)
+    return words[0].split(","), words[1:] == ["2"]
+
+
+def test_made_and_removed() -> None:
+    path = asyncio.run(netns.create(NAME))
+    assert path == f"/run/netns/{NAME}"
+    assert os.stat(path).st_ino != os.stat("/proc/self/ns/net").st_ino
+    assert inside(path) == (["lo"], True)
+    netns.remove(NAME)
+    assert not os.path.exists(path)
+    netns.remove(NAME)
+
+
+def test_the_directory_is_shared_with_copies_of_our_mounts() -> None:
+    asyncio.run(netns.create(NAME))
+    mounts = Path("/proc/self/mountinfo").read_text().splitlines()
+    (line,) = [line for line in mounts if line.split()[4] == netns.RUN]
+    assert "shared:" in line
+
+
+def test_a_name_that_is_taken() -> None:
+    asyncio.run(netns.create(NAME))
+    with pytest.raises(errors.AlreadyExists, match=NAME):
+        asyncio.run(netns.create(NAME))
+    assert inside(f"{netns.RUN}/{NAME}")[1], "the first one is untouched"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])
+def test_names_that_can_not_be(name: str) -> None:
+    with pytest.raises(errors.InvalidArgument):
+        asyncio.run(netns.create(name))
+    with pytest.raises(errors.InvalidArgument):
+        netns.remove(name)
+
+
+@pytest.mark.parametrize("step", ["lo-up", "mount"])
+def test_a_failure_inside_leaves_nothing(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "no")
+
+    if step == "lo-up":
+        monkeypatch.setattr(links, "set_up", refuse)
+    else:
+        asyncio.run(netns.create(NAME))  # so that /run/netns is a mount already
+        netns.remove(NAME)
+        monkeypatch.setattr("copepod.linux.mount.mount", refuse)
+    with pytest.raises(errors.StepFailed, match=step) as caught:
+        asyncio.run(netns.create(NAME))
+    assert caught.value.errno == 1
+
+
+def test_cancelled_half_way() -> None:
+    async def scenario() -> None:
+        task = asyncio.ensure_future(netns.create(NAME))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(scenario())
+
+
+def test_many_at_once() -> None:
+    names = [f"{NAME}-{number}" for number in range(4)]
+
+    async def scenario() -> list[str]:
+        return await asyncio.gather(*map(netns.create, names))
+
+    try:
+        paths = asyncio.run(scenario())
+        assert len({os.stat(path).st_ino for path in paths}) == 4
+    finally:
+        for name in names:
+            netns.remove(name)
+
+
+def test_no_thread_is_started() -> None:
+    asyncio.run(netns.create(NAME))
+    assert threading.active_count() == 1
+
+
+def test_a_link_that_is_not_there() -> None:
+    with pytest.raises(OSError, match="No such device"):
+        links.set_up(1 << 30)

@@ -4,20 +4,22 @@ It compares; the numbers of one machine say nothing by themselves.
 """
 
 import json
+import os
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from rig import images, procs
+from rig import images, procs, shim_timing
 from rig.cell import Cell
 from rig.containerd import Containerd
 from rig.cri import Pods
-from rig.paths import CRI_TESTS
+from rig.paths import CHECKOUT, CRI_TESTS, SHIM
 from rig.runs import Runner
 from rig.shell import RigError
 
@@ -37,11 +39,13 @@ class Result:
     ratio: float
     spread: str
     limit: float | None = None
+    budget: float | None = None
 
     @property
     def kept(self) -> bool:
-        """True when the ratio is within its limit, if it has one."""
-        return self.limit is None or self.ratio <= self.limit
+        """True when the ratio is within its limit and our time within its budget, if any."""
+        in_limit = self.limit is None or self.ratio <= self.limit
+        return in_limit and (self.budget is None or self.ours <= self.budget)
 
 
 Side = dict[str, Any]
@@ -118,6 +122,56 @@ class Bench:
             self.node.ctr("tasks", "rm", "-f", line, namespace=runner.namespace)
             self.node.ctr("containers", "rm", line, namespace=runner.namespace)
 
+    def shims(self) -> Iterator[Result]:
+        """The shims alone: containerd has no part in these times, but for the events."""
+        sides, mounted = {}, []
+        for title, runner in (("ours", self.ours), ("runc", self.runc)):
+            image, args = runner.guest("count", "1000", image=images.GO_ROOTFS)
+            work = self.node.home / f"shim-{title}"
+            sides[title] = self._shim_side(runner, work, image, args)
+            mounted.append((work / "rootfs", runner.namespace))
+        paths = [CRI_TESTS, CHECKOUT / "api", CHECKOUT / "api" / "ttrpc"]
+        env = {
+            "PYTHONPATH": ":".join(map(str, paths)),
+            "PATH": f"{self.node.runc.parent}:{os.environ['PATH']}",
+        }
+        job = json.dumps({"rounds": self.rounds, "sides": sides})
+        argv = [sys.executable, "-m", "rig.shim_timing"]
+        done = self.node.cell.call(argv, stdin=job, timeout=JOB_TIMEOUT, env=env)
+        for rootfs, namespace in mounted:
+            self.node.ctr("images", "unmount", "--rm", rootfs, namespace=namespace)
+        times = json.loads(done.out)
+        pairs = list(zip(times["ours"], times["runc"], strict=True))
+        for step in shim_timing.STEPS:
+            yield _result(f"shim: {step}", [(one[step], two[step]) for one, two in pairs], None)
+        sums = [(one["Create"] + one["Start"], two["Create"] + two["Start"]) for one, two in pairs]
+        yield replace(_result("shim: Create and Start", sums, None), budget=15.0)
+
+    def _shim_side(
+        self, runner: Runner, work: Path, image: str, args: Sequence[str]
+    ) -> dict[str, str]:
+        """Takes the spec that containerd made for a container, and its unpacked image."""
+        node, name = self.node, runner.new_name()
+        rootfs = work / "rootfs"
+        rootfs.mkdir(parents=True)
+        words = ["create", *runner.flags(), image, name, *args]
+        node.ctr("containers", *words, namespace=runner.namespace)
+        info = node.ctr("containers", "info", "--spec", name, namespace=runner.namespace).out
+        node.ctr("containers", "rm", name, namespace=runner.namespace)
+        (work / "spec.json").write_text(info)
+        node.ctr("images", "mount", "--rw", image, rootfs, namespace=runner.namespace)
+        ours = runner.runtime == OURS
+        return {
+            "name": name,
+            "namespace": runner.namespace,
+            "bundles": str(work),
+            "spec": str(work / "spec.json"),
+            "rootfs": str(rootfs),
+            "shim": str(SHIM if ours else node.release.programs / "containerd-shim-runc-v2"),
+            "address": str(node.settings.socket),
+            "containerd": str(node.release.programs / "containerd"),
+        }
+
     def pods(self) -> Iterator[Result]:
         """RunPodSandbox, CreateContainer and StartContainer."""
         kinds = [("wasm : busybox", *self.wasm), ("native both", images.BUSYBOX, TRUE)]
@@ -177,7 +231,7 @@ def main(wanted: str, rounds: int, runtimes: tuple[str, str] = (OURS, RUNC)) -> 
             node.import_image(archive, namespace=namespace)
         node.wait_cri()
         bench = Bench(node, rounds, runtimes=runtimes)
-        for part in (bench.runs, bench.execs, bench.pods, bench.memory):
+        for part in (bench.runs, bench.execs, bench.shims, bench.pods, bench.memory):
             try:
                 results += part()
             except RigError as error:
@@ -195,7 +249,8 @@ def show(console: Console, title: str, results: Sequence[Result]) -> None:
         table.add_column(heading, justify="left" if heading == "what" else "right")
     for one in results:
         colour = "green" if one.kept else "red"
-        limit = f"{one.limit:g}" if one.limit else ""
+        limit = f"{one.limit:g} times" if one.limit else ""
+        limit = f"{one.budget:g} ms" if one.budget else limit
         ratio = f"[{colour}]{one.ratio:.2f}[/]"
         table.add_row(one.what, f"{one.ours:.1f}", f"{one.runc:.1f}", ratio, one.spread, limit)
     console.print(table)

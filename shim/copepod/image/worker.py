@@ -10,7 +10,7 @@ import gc
 import os
 import signal
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -32,29 +32,66 @@ _IMPROVE_MAX = 8 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """A module to compile: `source` is a descriptor of its bytes, `digest` their SHA-256 in hex.
+class Settings:
+    """How a node compiles, and for whom: `limit` is the largest module in bytes, `seconds` what
+    one may take; `cgroup_fds` are open for writing, and the child joins each."""
 
-    `what` names it in errors, `limit` is its largest size in bytes, `seconds` what compiling may
-    take; `cgroup_fds` are open for writing, and the child joins each.
-    """
-
-    source: int
-    digest: str
-    what: str
-    limit: int
-    seconds: float
     cache: Cache
     profile: Profile
+    limit: int
+    seconds: float
     cgroup_fds: Sequence[int]
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A module to compile: a descriptor of its bytes, their SHA-256 in hex, a name for errors."""
+
+    fd: int
+    digest: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """Compiled code: an open descriptor, "core" or "component", and the compiler it is from."""
+
+    fd: int
+    kind: str
+    tier: str
+
+
+def cached(settings: Settings, digest: str) -> Code | None:
+    """Gives the best code that the cache has for `digest`."""
+    from copepod.engine import artifact
+
+    for tier in (GOOD, QUICK):
+        fd = settings.cache.open(settings.profile.at(tier).key(), digest)
+        if fd is None:
+            continue
+        trailer = artifact.read(fd)
+        if trailer is not None:
+            return Code(fd, trailer.kind, tier)
+        os.close(fd)
+    return None
+
+
 def run(
-    work: Callable[[socket.socket], None], job: Job, wire: socket.socket, parent: int
+    work: Callable[[socket.socket], None],
+    settings: Settings,
+    wire: socket.socket,
+    parent: int,
+    keep: Iterable[int],
 ) -> NoReturn:
-    """Does `work` as a process of its own and ends; an exception goes out as code and sentence."""
+    """Does `work` as a process of its own and ends; an exception goes out as code and sentence.
+
+    Of the shim's descriptors `keep` stay open, next to those in `settings` and 0, 1 and 2.
+    """
     try:
-        _leave_shim(job, wire, parent)
+        _leave_shim(parent)
+        fds.close_all_but({0, 1, 2, wire.fileno(), *keep, *settings.cgroup_fds})
+        _join(settings.cgroup_fds)
+        os.nice(_NICE)
         work(wire)
     except BaseException as error:
         code, text = errors.to_status(error)
@@ -63,63 +100,71 @@ def run(
         os._exit(0)
 
 
-def build(job: Job, wire: socket.socket) -> None:
+def build(settings: Settings, source: Source, wire: socket.socket) -> None:
     """Compiles for this start, answers, and goes on to better code for the next one."""
-    os.nice(_NICE)
-    data = read(job)
-    fd, kind, tier = _compile(job, data)
-    socket.send_fds(wire, [f"0\n{kind}".encode()], [fd])
+    data = read(settings, source)
+    code = _compile(settings, source, data)
+    answer(wire, code)
+    if code.tier == QUICK and has_room(settings, len(data)):
+        improve(settings, source, data)
+
+
+def answer(wire: socket.socket, code: Code) -> None:
+    """Hands the code to the shim, which then no longer waits."""
+    socket.send_fds(wire, [f"0\n{code.kind}".encode()], [code.fd])
     wire.close()
-    os.close(fd)
-    if tier == QUICK and has_room(job, len(data)):
-        improve(job, data)
+    os.close(code.fd)
 
 
-def improve(job: Job, data: bytes) -> None:
+def improve(settings: Settings, source: Source, data: bytes) -> None:
     """Makes the better code, at the lowest priority and in half of the memory that is left."""
     from copepod.engine import compile as compiler
 
     compiler.step_back()
-    compiler.bound(min(_spare_memory(job.cgroup_fds) // 2, _IMPROVE_MAX), int(job.seconds))
-    _once(replace(job, profile=replace(job.profile, parallel=False)), data, GOOD)
+    compiler.bound(
+        min(_spare_memory(settings.cgroup_fds) // 2, _IMPROVE_MAX), int(settings.seconds)
+    )
+    alone = replace(settings, profile=replace(settings.profile, parallel=False))
+    _once(alone, source, data, GOOD)
 
 
-def has_room(job: Job, size: int) -> bool:
+def has_room(settings: Settings, size: int) -> bool:
     """Whether the cgroup has the memory to make better code for `size` bytes of wasm."""
-    return _spare_memory(job.cgroup_fds) // 2 >= _ROOM_BASE + _ROOM_FACTOR * size
+    return _spare_memory(settings.cgroup_fds) // 2 >= _ROOM_BASE + _ROOM_FACTOR * size
 
 
-def read(job: Job) -> bytes:
+def read(settings: Settings, source: Source) -> bytes:
     """Gives the module's bytes, after making sure that they are what the digest stands for."""
     from hashlib import sha256
 
-    size = os.fstat(job.source).st_size
-    if size > job.limit:
+    size = os.fstat(source.fd).st_size
+    if size > settings.limit:
         raise errors.ResourceExhausted(
-            f"{job.what} has {size} bytes, more than the {job.limit} that this node compiles"
+            f"{source.what} has {size} bytes, more than the {settings.limit} that this node"
+            " compiles"
         )
     parts, at = [], 0
-    while part := os.pread(job.source, 16 << 20, at):
+    while part := os.pread(source.fd, 16 << 20, at):
         parts.append(part)
         at += len(part)
-        if at > job.limit:
-            raise errors.ResourceExhausted(f"{job.what} grew while it was read")
+        if at > settings.limit:
+            raise errors.ResourceExhausted(f"{source.what} grew while it was read")
     data = parts[0] if len(parts) == 1 else b"".join(parts)
-    if sha256(data).hexdigest() != job.digest:
+    if sha256(data).hexdigest() != source.digest:
         raise errors.DataLoss(
-            f"{job.what} is not what its digest sha256:{job.digest} stands for: it was damaged on"
-            " disk or has changed meanwhile"
+            f"{source.what} is not what its digest sha256:{source.digest} stands for: it was"
+            " damaged on disk or has changed meanwhile"
         )
     return data
 
 
-def _leave_shim(job: Job, wire: socket.socket, parent: int) -> None:
-    """Keeps of the shim its memory only: no signal handler, no descriptor, not its cgroup."""
+def _leave_shim(parent: int) -> None:
+    """Lets go of the shim's signal handlers, its priorities, and of life after its death."""
     import resource
 
     gc.disable()
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP, signal.SIGPIPE}:
+    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -127,11 +172,13 @@ def _leave_shim(job: Job, wire: socket.socket, parent: int) -> None:
     if os.getppid() != parent:
         os._exit(0)
     prctl.set_name("copepod-compile")
-    fds.close_all_but({0, 1, 2, wire.fileno(), job.source, *job.cgroup_fds})
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     with open("/proc/self/oom_score_adj", "wb", buffering=0) as file:
         file.write(_OOM_FIRST)
-    for fd in job.cgroup_fds:
+
+
+def _join(cgroup_fds: Sequence[int]) -> None:
+    for fd in cgroup_fds:
         try:
             os.write(fd, b"0")
         except OSError as error:
@@ -140,27 +187,28 @@ def _leave_shim(job: Job, wire: socket.socket, parent: int) -> None:
             ) from None
 
 
-def _compile(job: Job, data: bytes) -> tuple[int, str, str]:
-    """Gives (descriptor, kind, compiler): quick code, or good code for what the quick can't."""
+def _compile(settings: Settings, source: Source, data: bytes) -> Code:
+    """Gives quick code, or good code for what the quick compiler can't do."""
     from copepod.engine import compile as compiler
 
     try:
         kind = compiler.kind(data)
         try:
-            return _once(job, data, QUICK), kind, QUICK
+            return Code(_once(settings, source, data, QUICK), kind, QUICK)
         except errors.InvalidArgument:
-            return _once(job, data, GOOD), kind, GOOD
+            return Code(_once(settings, source, data, GOOD), kind, GOOD)
     except errors.InvalidArgument as error:
-        raise errors.InvalidArgument(f"{job.what}: {error}") from None
+        raise errors.InvalidArgument(f"{source.what}: {error}") from None
 
 
-def _once(job: Job, data: bytes, tier: str) -> int:
+def _once(settings: Settings, source: Source, data: bytes, tier: str) -> int:
     from copepod.engine import compile as compiler
 
-    profile = job.profile.at(tier)
-    source = bytes.fromhex(job.digest)
-    return job.cache.compile_once(
-        profile.key(), job.digest, lambda fd: compiler.compile_to(data, fd, profile, source)
+    profile, digest = settings.profile.at(tier), bytes.fromhex(source.digest)
+    return settings.cache.compile_once(
+        profile.key(),
+        source.digest,
+        lambda fd: compiler.compile_to(data, fd, profile, digest),
     )
 
 

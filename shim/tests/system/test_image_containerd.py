@@ -3,36 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import pathlib
 import select
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
 import pytest
-from google.protobuf import any_pb2
-from grpclib.client import Channel, UnaryUnaryMethod
 
 from copepod import errors
-from copepod.image import layers, resolve
-from copepod.image.content import Containerd
-from copepod_api import containers_pb2, content_pb2, images_pb2, types_pb2
-from copepod_api.content_grpc import ContentStub
-from copepod_api.images_grpc import ImagesStub
-from copepod_api.version_grpc import VersionStub
+from copepod.config import Config
+from copepod.engine import artifact
+from copepod.image import resolve
 
 pytestmark = [pytest.mark.system, pytest.mark.peer]
 
-NAMESPACE = {"containerd-namespace": "copepod-test"}
-IMAGE = "registry.test/app:1"
-WASM = bytes.fromhex("0061736d01000000")
-INDEX = "application/vnd.oci.image.index.v1+json"
-MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+ROOT = pathlib.Path(__file__).parents[3]
+NAMESPACE = "copepod-test"
+# (module (func (export "_start"))), and the same with a custom section
+ONE = bytes.fromhex("0061736d0100000001040160000003020100070a01065f737461727400000a040102000b")
+TWO = ONE + bytes([0, 2, 1, 120])
 CONFIG = """version = 2
 root = "{folder}/root"
 state = "{folder}/state"
@@ -44,7 +40,7 @@ address = "{folder}/sock"
 
 
 def binaries() -> list[str]:
-    """Every containerd program that can be tried, newest last."""
+    """Every containerd program that can be tried."""
     built = pathlib.Path.home().glob(".cache/copepod/tools/containerd-*/containerd")
     found = [shutil.which("containerd"), *sorted(str(path) for path in built)]
     return [path for path in found if path]
@@ -61,14 +57,11 @@ NONE: Any = pytest.param("", marks=pytest.mark.skip(reason="there is no containe
 def node(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[pathlib.Path]:
-    """Runs a private containerd; gives its folder, with "sock" and "root" in it."""
+    """Runs a private containerd with an image; gives its folder, with "sock" and "root" in it."""
     folder = tmp_path_factory.mktemp("real")
     (folder / "config.toml").write_text(CONFIG.format(folder=folder))
     command = [request.param, "-c", str(folder / "config.toml")]
-    with (
-        open(folder / "log", "wb") as log,
-        subprocess.Popen(command, stderr=subprocess.PIPE, stdout=log) as process,
-    ):
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         seen, until = b"", time.monotonic() + 60
         while b"successfully booted" not in seen:
@@ -76,98 +69,67 @@ def node(
             data = os.read(process.stderr.fileno(), 65536)
             assert data, seen
             seen += data
-        asyncio.run(fill(str(folder / "sock")))
+        fill(folder / "sock")
         yield folder
         process.terminate()
         process.communicate(timeout=60)
 
 
-async def fill(socket: str) -> None:
-    """Makes an image of an index, a manifest and two wasm layers, and a container of it."""
-    channel = Channel(path=socket)
-    one, two = WASM, WASM + bytes([0, 2, 1, 120])
-    parts = [
-        await write(channel, one, "application/wasm", "one.wasm"),
-        await write(channel, two, "application/wasm", "two.wasm"),
-    ]
-    config = await write(channel, b"{}", "application/vnd.oci.image.config.v1+json")
-    document = {"mediaType": MANIFEST, "config": config, "layers": parts}
-    manifest = await write(channel, json.dumps(document).encode(), MANIFEST)
-    manifest["platform"] = {"os": "wasip1", "architecture": "wasm"}
-    index = {"mediaType": INDEX, "manifests": [manifest]}
-    target = await write(channel, json.dumps(index).encode(), INDEX)
-    image = images_pb2.Image(
-        name=IMAGE,
-        target=types_pb2.Descriptor(
-            media_type=INDEX, digest=str(target["digest"]), size=int(str(target["size"]))
-        ),
+def fill(socket: pathlib.Path) -> None:
+    filler = ROOT / "shim/tests/fakes/fill_containerd.py"
+    layers = [f"one.wasm={ONE.hex()}", f"two.wasm={TWO.hex()}"]
+    done = subprocess.run(
+        [sys.executable, str(filler), str(socket), NAMESPACE, "registry.test/app:1", *layers],
+        env=os.environ | {"PYTHONPATH": str(ROOT / "api")},
+        capture_output=True,
+        text=True,
+        timeout=120,
     )
-    await ImagesStub(channel).Create(
-        images_pb2.CreateImageRequest(image=image), metadata=NAMESPACE, timeout=30
-    )
-    # CreateContainerRequest and its response have the shape of GetContainerResponse.
-    create = UnaryUnaryMethod(
-        channel,
-        "/containerd.services.containers.v1.Containers/Create",
-        containers_pb2.GetContainerResponse,
-        containers_pb2.GetContainerResponse,
-    )
-    for name, image_name in (("c1", IMAGE), ("docker", ""), ("gone", "registry.test/gone:1")):
-        container = containers_pb2.Container(
-            id=name,
-            image=image_name,
-            runtime=containers_pb2.Container.Runtime(name="io.containerd.copepod.v1"),
-            spec=any_pb2.Any(type_url="x", value=b"{}"),
-        )
-        await create(
-            containers_pb2.GetContainerResponse(container=container),
-            metadata=NAMESPACE,
-            timeout=30,
-        )
-    channel.close()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.lstrip("v")[0] in "12"
 
 
-async def write(
-    channel: Channel, data: bytes, media_type: str, title: str = ""
-) -> dict[str, object]:
-    digest = f"sha256:{sha256(data).hexdigest()}"
-    request = content_pb2.WriteContentRequest(
-        action=content_pb2.COMMIT,
-        ref=digest,
-        total=len(data),
-        expected=digest,
-        data=data,
-        labels={"containerd.io/gc.root": "2026-01-01T00:00:00Z"},
-    )
-    async with ContentStub(channel).Write.open(metadata=NAMESPACE, timeout=30) as stream:
-        await stream.send_message(request, end=True)
-        answer = await stream.recv_message()
-    assert answer is not None
-    assert answer.digest == digest
-    annotations = {"org.opencontainers.image.title": title} if title else {}
-    return {
-        "mediaType": media_type,
-        "digest": digest,
-        "size": len(data),
-        "annotations": annotations,
+@dataclass(frozen=True)
+class Found:
+    name: str
+    kind: str = "missing"
+    digest: str = ""
+    fd: int = -1
+    searched: str = "/app"
+
+
+def module(node: pathlib.Path, cache: pathlib.Path, container: str, **more: Any) -> resolve.Module:
+    wanted: dict[str, Any] = {
+        "container_id": container,
+        "namespace": NAMESPACE,
+        "grpc_address": str(node / "sock"),
+        "containerd_root": str(node / "root"),
+        "config": Config(cache_dir=str(cache)),
+        "cgroup_fds": [],
     }
+
+    async def bounded() -> resolve.Module:
+        async with asyncio.timeout(60):
+            return await resolve.module(Found("/two.wasm"), **wanted | more)
+
+    return asyncio.run(bounded())
 
 
 @pytest.mark.parametrize("from_disk", [True, False])
-def test_a_layer_is_found_and_read(node: pathlib.Path, from_disk: bool) -> None:
-    async def find() -> bytes:
-        root = str(node / "root") if from_disk else ""
-        async with Containerd(str(node / "sock"), "copepod-test", root) as containerd:
-            image = await containerd.image_name("c1")
-            assert image == IMAGE
-            layer = await resolve.choose(containerd, image, "/two.wasm", "/")
-            fd = await containerd.open(layer, 1 << 20, "the layer")
-            assert ("memfd" in os.readlink(f"/proc/self/fd/{fd}")) is not from_disk
-            data = os.pread(fd, 1 << 20, 0)
-            os.close(fd)
-            return data
+def test_a_layer_is_found_and_compiled(
+    node: pathlib.Path, tmp_path: pathlib.Path, from_disk: bool
+) -> None:
+    more = {} if from_disk else {"containerd_root": ""}
+    made = module(node, tmp_path, "c1", **more)
+    trailer = artifact.read(made.fd)
+    os.close(made.fd)
+    assert trailer is not None
+    assert trailer.source == sha256(TWO).digest()
 
-    assert asyncio.run(find()) == WASM + bytes([0, 2, 1, 120])
+
+def test_the_store_is_where_it_is_looked_for(node: pathlib.Path) -> None:
+    blobs = node / "root/io.containerd.content.v1.content/blobs/sha256"
+    assert (blobs / sha256(TWO).hexdigest()).read_bytes() == TWO
 
 
 @pytest.mark.parametrize(
@@ -178,22 +140,8 @@ def test_a_layer_is_found_and_read(node: pathlib.Path, from_disk: bool) -> None:
         ("gone", "does not know image registry.test/gone:1"),
     ],
 )
-def test_what_is_missing_is_said(node: pathlib.Path, container: str, said: str) -> None:
-    async def find() -> layers.Blob:
-        async with Containerd(str(node / "sock"), "copepod-test", "") as containerd:
-            return await containerd.target(await containerd.image_name(container))
-
+def test_what_is_missing_is_said(
+    node: pathlib.Path, tmp_path: pathlib.Path, container: str, said: str
+) -> None:
     with pytest.raises(errors.FailedPrecondition, match=said):
-        asyncio.run(find())
-
-
-def test_it_is_a_containerd(node: pathlib.Path) -> None:
-    async def ask() -> str:
-        from google.protobuf import empty_pb2
-
-        channel = Channel(path=str(node / "sock"))
-        answer = await VersionStub(channel).Version(empty_pb2.Empty(), timeout=30)
-        channel.close()
-        return answer.version
-
-    assert asyncio.run(ask()).lstrip("v")[0] in "12"
+        module(node, tmp_path, container)

@@ -21,9 +21,8 @@ from copepod import errors
 from copepod.config import Config
 from copepod.engine import artifact
 from copepod.engine.profile import Profile
-from copepod.image import builder, layers, resolve, worker
+from copepod.image import builder, content, layers, resolve, worker
 from copepod.image.cache import Cache
-from copepod.image.content import Containerd
 
 pytestmark = pytest.mark.system
 
@@ -117,8 +116,8 @@ class Node:
         self.state |= more
         (self.folder / "state.json").write_text(json.dumps(self.state))
 
-    async def module(self, found: Found, **more: Any) -> resolve.Module:
-        wanted: dict[str, Any] = {
+    def wanted(self) -> dict[str, Any]:
+        return {
             "container_id": "c1",
             "namespace": "k8s.io",
             "grpc_address": str(self.socket),
@@ -126,7 +125,9 @@ class Node:
             "config": self.config,
             "cgroup_fds": [],
         }
-        return await resolve.module(found, **wanted | more)
+
+    async def module(self, found: Found, **more: Any) -> resolve.Module:
+        return await resolve.module(found, **self.wanted() | more)
 
     def file(self, data: bytes, name: str = "/app.wasm", digest: str = "") -> Found:
         path = self.folder / "file"
@@ -134,12 +135,8 @@ class Node:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         return Found("wasm", name, digest or sha256(data).hexdigest(), fd)
 
-    def job(self, data: bytes, **more: Any) -> worker.Job:
-        found = self.file(data)
-        job = worker.Job(
-            found.fd, found.digest, "the file 'x'", 1 << 30, 60, self.cache, Profile(), []
-        )
-        return replace(job, **more)
+    def settings(self, seconds: float = 60) -> worker.Settings:
+        return worker.Settings(self.cache, Profile(), 1 << 30, seconds, [])
 
 
 @pytest.fixture(scope="module")
@@ -299,11 +296,35 @@ def test_a_layer_from_disk_or_through_containerd(node: Node, media_type: str, ro
     check(run(node.module(Found(), **more)), EMPTY)
 
 
-def test_a_cached_layer_costs_no_fork(node: Node, no_fork: Callable[[], None]) -> None:
+def test_a_cached_layer_is_improved_once(node: Node) -> None:
     node.image(node.blob(EMPTY, "application/wasm"))
     check(run(node.module(Found())), EMPTY)
-    no_fork()
     check(run(node.module(Found())), EMPTY, "cranelift")
+    node.cache.discard(Profile(tier="cranelift").key(), sha256(EMPTY).hexdigest())
+    check(run(node.module(Found())), EMPTY)
+    check(run(node.module(Found())), EMPTY, "cranelift")
+
+
+def test_a_look_up_that_starts_before_the_name_is_known(node: Node) -> None:
+    node.image(
+        node.blob(EMPTY, "application/wasm", "a.wasm"),
+        node.blob(COMPONENT, "application/wasm", "b.wasm"),
+    )
+
+    async def early(found: Found) -> resolve.Module:
+        started = resolve.start(**node.wanted())
+        return await node.module(found, started=started)
+
+    check(run(early(Found(name="a.wasm"))), EMPTY)
+    check(run(early(node.file(EMPTY))), EMPTY, "cranelift")
+    node.write(images={})
+    with pytest.raises(errors.FailedPrecondition, match=f"does not know image {IMAGE}"):
+        run(early(Found()))
+
+    async def dropped() -> None:
+        await resolve.start(**node.wanted()).drop()
+
+    run(dropped())
 
 
 def test_a_large_blob_through_containerd(node: Node) -> None:
@@ -398,19 +419,16 @@ def test_records_that_are_missing(node: Node) -> None:
         run(node.module(Found(), namespace="moby"))
 
 
-def test_a_containerd_that_does_not_answer(node: Node) -> None:
-    async def ask() -> None:
-        async with Containerd(str(node.socket), "k8s.io", "", deadline=0.2) as containerd:
-            await containerd.image_name("c1")
-
+def test_a_containerd_that_does_not_answer(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content.Containerd.__init__, "__defaults__", (0.2,))
     node.write(delay=5)
     with pytest.raises(errors.Unavailable, match=r"did not tell about container c1 within 0\.2 s"):
-        run(ask())
+        run(node.module(Found()))
     node.write(delay=0)
 
 
 def test_a_containerd_that_is_not_there(node: Node) -> None:
-    with pytest.raises(errors.Unavailable, match="can't be asked about container c1: No such file"):
+    with pytest.raises(errors.Unavailable, match="can't tell about container c1: UNAVAILABLE: "):
         run(node.module(Found(), grpc_address=str(node.folder / "none")))
 
 
@@ -433,10 +451,9 @@ def test_cancelling_kills_the_child(node: Node) -> None:
 
 
 def test_a_compiler_that_takes_too_long(node: Node) -> None:
-    job = node.job(large(60_000), seconds=0.1)
-    with pytest.raises(errors.ResourceExhausted, match=r"longer than the 0\.1 s"):
-        run(builder.build(job))
-    os.close(job.source)
+    node.config = replace(node.config, compile_timeout_seconds=1)
+    with pytest.raises(errors.ResourceExhausted, match="longer than the 1 s"):
+        run(node.module(node.file(large(60_000))))
 
 
 @pytest.mark.parametrize(
@@ -454,57 +471,62 @@ def test_a_compiler_that_takes_too_long(node: Node) -> None:
     ],
 )
 def test_a_child_that_ends_badly(
-    node: Node,
-    monkeypatch: pytest.MonkeyPatch,
-    work: Callable[[Any], None],
-    kind: type[errors.Error],
-    said: str,
+    node: Node, work: Callable[[Any], None], kind: type[errors.Error], said: str
 ) -> None:
-    monkeypatch.setattr(worker, "build", lambda job, wire: work(wire))
-    job = node.job(EMPTY)
-    with pytest.raises(kind, match=said):
-        run(builder.build(job))
-    os.close(job.source)
+    async def forked(message: str) -> tuple[int, str]:
+        return await builder.Child.fork(work, node.settings()).code("the file 'x'", message)
+
+    for message in ("", "heard by nobody"):
+        with pytest.raises(kind, match=said):
+            run(forked(message))
 
 
 def test_the_loop_ends_before_the_better_code_is_made(node: Node) -> None:
-    job = node.job(large(20_000))
+    found = node.file(large(20_000))
+    source = worker.Source(found.fd, found.digest, "the file 'x'")
+    bench = node.settings()
 
     async def at_once() -> None:
-        builder.improve(job)
+        builder.Child.fork(
+            lambda wire: worker.improve(bench, source, worker.read(bench, source)),
+            bench,
+            [found.fd],
+        ).leave()
 
     asyncio.run(at_once())
-    os.close(job.source)
+    os.close(found.fd)
 
 
-def test_the_child_has_nothing_of_the_shim(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_child_has_nothing_of_the_shim(node: Node) -> None:
     keeper, other = os.pipe()
 
     def look(wire: Any) -> None:
-        names = sorted(os.listdir("/proc/self/fd"), key=int)
-        kept = [fd for fd in names if int(fd) > 2 and os.path.exists(f"/proc/self/fd/{fd}")]
+        names = [name for name in os.listdir("/proc/self/fd") if int(name) > 2]
+        kept = {int(name) for name in names if os.path.exists(f"/proc/self/fd/{name}")}
         state = {
-            "fds": len(kept),
-            "kept": str(job.source) in kept and str(keeper) not in kept,
+            "fds": kept == {wire.fileno(), other},
             "usr1": signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL,
             "score": pathlib.Path("/proc/self/oom_score_adj").read_text().strip(),
             "name": pathlib.Path("/proc/self/comm").read_text().strip(),
+            "nice": os.nice(0) - nice,
         }
         raise errors.InvalidArgument(json.dumps(state))
 
-    monkeypatch.setattr(worker, "build", lambda job, wire: look(wire))
-    job = node.job(EMPTY)
+    async def forked() -> tuple[int, str]:
+        return await builder.Child.fork(look, node.settings(), [other]).code("x")
+
+    nice = os.nice(0)
     old = signal.signal(signal.SIGUSR1, lambda *_: None)
     try:
         with pytest.raises(errors.InvalidArgument) as caught:
-            run(builder.build(job))
+            run(forked())
     finally:
         signal.signal(signal.SIGUSR1, old)
     assert json.loads(str(caught.value)) == {
-        "fds": 2, "kept": True, "usr1": True, "score": "1000", "name": "copepod-compile"
+        "fds": True, "usr1": True, "score": "1000", "name": "copepod-compile", "nice": 5
     }  # fmt: skip
-    for fd in (keeper, other, job.source):
-        os.close(fd)
+    os.close(keeper)
+    os.close(other)
 
 
 # Memory

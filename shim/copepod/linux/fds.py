@@ -28,23 +28,23 @@ def close_all_but(keep: Iterable[int]) -> None:
 
 
 def above_stdio(fd: int) -> int:
-    """Gives `fd`, moved out of 0 to 2 if it is there, so that stdio can't overwrite it."""
-    if fd > 2:
-        return fd
-    moved = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+    """Gives a copy of `fd` (not negative) that is none of 0 to 2, or `fd` itself if it is none."""
+    return fd if fd > 2 or fd < 0 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
+
+
+def occupy_stdio() -> None:
+    """Opens /dev/null on whichever of 0 to 2 is free, so that nothing else is opened there and
+    overwritten when stdio is put in place."""
+    while (fd := os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        pass
     os.close(fd)
-    return moved
 
 
 def set_stdio(fds: tuple[int, int, int]) -> None:
-    """Makes the three fds 0, 1 and 2, inheritable; -1 is /dev/null. All have to be above 2."""
-    null = -1
+    """Makes the three fds 0, 1 and 2, inheritable; -1 is /dev/null, which is looked up
+    where we are now. All have to be above 2, and 0 to 2 to be open (`occupy_stdio`)."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) if min(fds) < 0 else -1
     for number, fd in enumerate(fds):
-        source = fd
-        if fd < 0:
-            if null < 0:
-                null = above_stdio(os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC))
-            source = null
-        os.dup2(source, number, inheritable=True)
+        os.dup2(fd if fd >= 0 else null, number, inheritable=True)
     if null >= 0:
         os.close(null)

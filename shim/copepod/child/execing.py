@@ -1,0 +1,77 @@
+"""A process that joins a running container: `kubectl exec`.
+
+The container may be hostile, and whatever is in its pid namespace can be looked at from there. So
+a process in between, which no namespace of the container shows, joins, finds the program and gives
+up its privileges; only then is the one born that the container sees.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from copepod.child import main, privs
+from copepod.child.dev import Terminal
+from copepod.child.privs import Step
+from copepod.linux import fds, ns
+from copepod.linux.path import O_PATH
+
+if TYPE_CHECKING:
+    from copepod.child.job import Context, Job
+    from copepod.child.main import Engine
+    from copepod.child.wire import Wire
+
+
+def start(context: Context, wire: Wire, engine: Engine | None) -> None:
+    """Is the process in between, and then the one that stays."""
+    job = context.job
+    privs.outside(job.program)
+    # The program is looked up through the root of the container's first process while we are
+    # still outside: the engine maps its code by a path of the node's /proc.
+    context.root = _root(job)
+    found = main.look_up(job, context.root, job.program.env)
+    loaded = main.obtain(found, wire, engine)
+    env = main.environment(job, context.root)
+    os.close(context.root)
+    _join(job)
+    context.root = os.open("/", O_PATH | os.O_DIRECTORY)
+    context.cwd = main.working_directory(context.root, job.program.cwd)
+    if job.terminal:
+        _terminal(job, context)
+    os.close(context.root)
+    main.finish(context, wire)
+    # From here on we are nothing but what the container may have.
+    fds.close_all_but([0, 1, 2, wire.fileno()])
+    main.be_born(wire)
+    main.take_session(job.terminal)
+    guest = main.link(job, found, loaded, env, engine)
+    wire.say("ready")
+    main.go(job, wire, found, guest, env)
+
+
+def _root(job: Job) -> int:
+    try:
+        return os.open(f"/proc/{job.init_pid}/root", O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise Step("open the container's root (has it ended?)", error) from None
+
+
+def _join(job: Job) -> None:
+    try:
+        ns.setns(job.init_pidfd, job.join_flags)
+        os.close(job.init_pidfd)
+        if job.join_flags & ns.CLONE_NEWUSER:
+            os.setgroups(())
+            os.setresgid(0, 0, 0)
+            os.setresuid(0, 0, 0)
+    except OSError as error:
+        raise Step("join the container's namespaces (has it ended?)", error) from None
+
+
+def _terminal(job: Job, context: Context) -> None:
+    program = job.program
+    op = Terminal(program.identity.uid, program.console_size, console=False)
+    try:
+        op.run(context)
+    except OSError as error:
+        raise Step("terminal", error) from None

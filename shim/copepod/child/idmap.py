@@ -1,0 +1,74 @@
+"""Id-mapped mounts: a user namespace made for its maps alone, and mount_setattr(2) with it.
+
+It maps mounts that are still detached; the kernel refuses any other.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import dataclass
+
+from copepod.linux import mount as m
+from copepod.linux import ns
+
+
+@dataclass(frozen=True, slots=True)
+class Maps:
+    """The lines of uid_map and gid_map (user_namespaces(7)): inside, outside, count."""
+
+    uid: str
+    gid: str
+    recursive: bool = False
+
+
+def apply(tree: int, maps: Maps, path: str) -> None:
+    """Id-maps the detached mount `tree`; raises OSError with `path`."""
+    userns = user_namespace(maps)
+    try:
+        m.mount_setattr(
+            tree,
+            attr_set=m.MOUNT_ATTR_IDMAP,
+            userns_fd=userns,
+            recursive=maps.recursive,
+            path=path,
+        )
+    finally:
+        os.close(userns)
+
+
+def user_namespace(maps: Maps) -> int:
+    """Gives the fd of a new user namespace with those maps; no process stays in it.
+
+    A map is written from outside, so a child enters the namespace and waits to be looked at.
+    """
+    ours, theirs = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.close(ours)
+            ns.unshare(ns.CLONE_NEWUSER)
+            os.write(theirs, b"1")
+            signal.pause()
+        finally:
+            os._exit(1)
+    try:
+        os.close(theirs)
+        if not os.read(ours, 1):
+            raise OSError(1, "no user namespace can be made for an id-mapped mount")
+        write_maps(pid, maps.uid, maps.gid)
+        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(ours)
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def write_maps(pid: int, uid: str, gid: str) -> None:
+    """Writes a process's id maps, once, with the node's privileges (user_namespaces(7))."""
+    for name, text in (("uid_map", uid), ("gid_map", gid)):
+        fd = os.open(f"/proc/{pid}/{name}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)

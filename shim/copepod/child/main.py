@@ -1,0 +1,303 @@
+"""A forked child's whole life: walls, payload, privileges, "ready", "go", and the guest.
+
+It never returns into the shim's code: every way out is os._exit or execve. After pivot_root it
+imports nothing and trusts no path.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import gc
+import os
+import termios
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from copepod import errors
+from copepod.child import hooks, join, payload, privs, signals
+from copepod.child.job import Context
+from copepod.child.privs import Step
+from copepod.child.wire import Wire
+from copepod.linux import fds, ns, prctl, seccomp
+from copepod.linux.path import O_PATH, open_in_root
+
+if TYPE_CHECKING:
+    import socket
+
+    from copepod.child.job import Job, Op
+    from copepod.child.payload import Payload
+
+FAILED = 125  # the exit status of a child that could not become a container; nobody sees it
+
+
+class Guest(Protocol):
+    """Compiled code, linked: what engine.run.link gives."""
+
+    def run(self) -> int:
+        """Runs it to its exit code."""
+
+
+class Engine(Protocol):
+    """The engine's room as the child needs it; the shim imported it before the fork."""
+
+    def load(self, fd: int, kind: str) -> object:
+        """Maps compiled code; raises LookupError if the file has to be made again."""
+
+    def link(self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str) -> Guest:
+        """Resolves the imports; no code of the guest runs."""
+
+
+def run(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
+    """Is the child. Whatever happens is told over the wire, if it still can be."""
+    try:
+        gc.disable()
+        wire = Wire(sock)
+        try:
+            _start(job, wire, engine)
+        except BaseException as error:
+            report(wire, error)
+    finally:
+        os._exit(FAILED)
+
+
+def report(wire: Wire, error: BaseException) -> None:
+    """Says what went wrong: (step, errno, path, sentence), or an error of ours by its class."""
+    if isinstance(error, Step):
+        wire.say("failed", error.what, *_words(error.what, error.error, error.text))
+    elif isinstance(error, errors.Error):
+        wire.say("error", type(error).__name__, str(error))
+    elif isinstance(error, OSError):
+        wire.say("failed", "container", *_words("build the container", error, ""))
+    else:
+        text = f"copepod: unexpected {type(error).__name__} in the container: {error}"
+        wire.say("error", "Internal", text)
+
+
+def _words(what: str, error: OSError, text: str) -> tuple[str, str, str]:
+    path = os.fsdecode(error.filename) if error.filename else ""
+    where = f" ({path})" if path and path not in what else ""
+    why = error.strerror or str(error)
+    return str(error.errno or 0), path, f"{what}{where}: {why}" + (f": {text}" if text else "")
+
+
+def _do(ops: tuple[Op, ...], context: Context) -> None:
+    for op in ops:
+        try:
+            op.run(context)
+        except OSError as error:
+            raise Step(op.describe(), error) from None
+
+
+def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
+    signals.default()
+    # Nobody who shares our pid namespace may look into us; execve ends it (prctl(2)).
+    prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
+    keep = [wire.fileno(), *job.cgroup_fds, *(fd for fd in job.stdio if fd >= 0)]
+    if job.init_pidfd >= 0:
+        keep.append(job.init_pidfd)
+    fds.close_all_but(keep)
+    fds.occupy_stdio()
+    context = Context(job)
+    one, two, three = (fds.above_stdio(fd) for fd in job.stdio)
+    context.stdio = (one, two, three)
+    join.enter_cgroups(job.cgroup_fds)
+    if job.kind == "exec":
+        from copepod.child import execing
+
+        execing.start(context, wire, engine)
+    else:
+        _create(context, wire, engine)
+
+
+def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
+    job = context.job
+    names = job.namespaces
+    privs.outside(job.program)
+    ns.unshare(ns.CLONE_NEWNS)
+    _do(job.outside, context)
+    join.enter_by_path(names.joins)
+    join.enter_user(names, wire)
+    join.make(names)
+    if names.middle:
+        join.make_for_child(names)
+        be_born(wire)
+    _do(job.inside, context)
+    if job.hooks_outside:
+        wire.say("hooks")
+        wire.hear("hooked")
+    hooks.run("createContainer", job.container_hooks, job.hook_state)
+    found, loaded = None, None
+    if job.kind != "sandbox":
+        found = look_up(job, context.root, job.program.env)
+        loaded = obtain(found, wire, engine)
+    env = environment(job, context.root)
+    _do(job.last, context)
+    finish(context, wire)
+    take_session(job.terminal)
+    guest = link(job, found, loaded, env, engine)
+    wire.say("ready")
+    go(job, wire, found, guest, env)
+
+
+def be_born(wire: Wire) -> None:
+    """Forks the process that stays; this one tells its pid and is gone. The shim, a subreaper,
+    becomes the other's parent."""
+    pid = os.fork()
+    if pid:
+        wire.say("pid", str(pid))
+        os._exit(0)
+
+
+def look_up(job: Job, root: int, env: tuple[str, ...]) -> Payload:
+    """Finds the program, and refuses a native one where the node's operator wants wasm only."""
+    program = job.program
+    found = payload.find(root, program.args, env, program.cwd)
+    if found.kind == "native" and not job.native_allowed:
+        raise errors.PermissionDenied(
+            f'exec {found.path}: this node runs wasm only (native = "deny" in Copepod\'s '
+            "config.toml), and the file is a native program"
+        )
+    return found
+
+
+def obtain(found: Payload, wire: Wire, engine: Engine | None) -> object:
+    """Asks the shim for the compiled code of a wasm file, or of an image's layer, and maps it.
+
+    Once, a file that the engine does not take may be made again.
+    """
+    if found.kind == "native":
+        wire.say("native", found.path)
+        return None
+    if engine is None:
+        raise errors.Internal("copepod: no engine was loaded before the fork")
+    if found.kind == "wasm":
+        digest = payload.digest(found.fd)
+        wire.say("found", digest, found.name, found.entry, fds=(found.fd,))
+        os.close(found.fd)
+    else:
+        wire.say("missing", found.name, found.entry, found.searched)
+    for last in (False, True):
+        (kind, *_), received = wire.hear("module")
+        try:
+            return engine.load(received[0], kind)
+        except LookupError as error:
+            if last:
+                raise errors.DataLoss(str(error)) from None
+            wire.say("unusable", str(error))
+        finally:
+            os.close(received[0])
+    raise AssertionError  # the second round returns or raises
+
+
+def environment(job: Job, root: int) -> tuple[str, ...]:
+    """The process's environment; as with runc, HOME is the user's if it is not given."""
+    env = job.program.env
+    if any(word.startswith("HOME=") for word in env):
+        return env
+    return (*env, f"HOME={payload.home(root, job.program.identity.uid)}")
+
+
+def take_session(terminal: bool) -> None:
+    """Leads a session of its own, with the terminal on stdin as the controlling one."""
+    os.setsid()
+    if terminal:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def finish(context: Context, wire: Wire) -> None:
+    """From the root's privileges to the user's: stdio, scheduling, seccomp, identity."""
+    job = context.job
+    program = job.program
+    stdio = context.stdio
+    if context.slave >= 0:
+        wire.say("console", fds=(context.master,))
+        os.close(context.master)
+        stdio = (context.slave,) * 3
+    fds.set_stdio(stdio)
+    for fd in {fd for fd in stdio if fd >= 0}:
+        os.close(fd)
+    prctl.join_session_keyring(program.keyring)
+    privs.scheduling(program)
+    privs.own_stdio(program.identity)
+    if not program.identity.no_new_privs:
+        # Only CAP_SYS_ADMIN may do this without no_new_privs, and it is about to go (seccomp(2)).
+        confine(job)
+    privs.become(context)
+    # A change of ids or capabilities may have made us dumpable by the kernel's own rules.
+    prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
+
+
+def confine(job: Job) -> None:
+    """Puts the seccomp filter on."""
+    if not job.filter:
+        return
+    try:
+        seccomp.set_mode_filter(job.filter, job.filter_flags)
+    except OSError as error:
+        raise Step("load the seccomp filter", error) from None
+
+
+def link(
+    job: Job,
+    found: Payload | None,
+    loaded: object,
+    env: tuple[str, ...],
+    engine: Engine | None,
+) -> Guest | None:
+    """Makes a wasm guest ready to run; native and sandbox processes have nothing to link."""
+    if found is None or loaded is None or engine is None:
+        return None
+    program = job.program
+    return engine.link(loaded, list(program.args), list(env), program.cwd, found.entry)
+
+
+def go(
+    job: Job,
+    wire: Wire,
+    found: Payload | None,
+    guest: Guest | None,
+    env: tuple[str, ...],
+) -> NoReturn:
+    """Waits for the word and becomes what was asked for."""
+    wire.hear("go")
+    hooks.run("startContainer", job.start_hooks, job.hook_state)
+    if found is None:
+        prctl.set_name("copepod-pause")
+        wire.close()
+        signals.wait_as_sandbox()
+    elif guest is None:
+        _execve(job, found, env)
+    else:
+        _run_guest(job, wire, found, guest)
+    os._exit(FAILED)
+
+
+def _run_guest(job: Job, wire: Wire, found: Payload, guest: Guest) -> NoReturn:
+    prctl.set_name(os.path.basename(found.name) or "wasm")
+    signals.prepare_guest()
+    signals.watch()
+    if job.program.identity.no_new_privs:
+        confine(job)
+    wire.close()
+    os._exit(guest.run())
+
+
+def _execve(job: Job, found: Payload, env: tuple[str, ...]) -> None:
+    words = dict(word.split("=", 1) for word in env)
+    signals.unblock_all()
+    if job.program.identity.no_new_privs:
+        confine(job)
+    try:
+        os.execve(found.path, job.program.args, words)
+    except OSError as error:
+        text = ""
+        if error.errno == 2:
+            text = "the file is there, so its interpreter or dynamic loader is not"
+        raise Step(f"exec {found.path}", error, text) from None
+
+
+def working_directory(root: int, path: str) -> int:
+    """Opens the cwd of a process that joins a container; nothing is made there."""
+    try:
+        return open_in_root(root, path or "/", O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise Step(f"working directory {path}", error) from None

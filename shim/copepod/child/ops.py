@@ -1,0 +1,231 @@
+"""The steps that are not mounts of their own: propagation, root, masks, sysctls, the pivot.
+
+Each is data with `describe` and `run`; none decides whether it should run. Everything happens
+before pivot_root, where the node's /proc is still there: nothing here trusts the container's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from copepod.linux import mount as m
+from copepod.linux import ns
+from copepod.linux.path import O_PATH, make_dir, open_in_root
+
+if TYPE_CHECKING:
+    from copepod.child.job import Context
+
+_NULL = (1, 3)  # the device number of /dev/null
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """What is mounted from here on is not seen outside; what the node mounts still comes in."""
+
+    def describe(self) -> str:
+        return "cut the mount namespace off from the node's"
+
+    def run(self, context: Context) -> None:
+        m.mount("", "/", "", m.MS_SLAVE | m.MS_REC)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenRoot:
+    """From here on `context.root` is the root-to-be; `bind`: make it a mount point first.
+
+    In a user namespace everything inherited is locked (mount_namespaces(7)), so that pivot_root
+    needs a mount of the namespace's own.
+    """
+
+    path: str
+    bind: bool
+
+    def describe(self) -> str:
+        return f"open the root {self.path}"
+
+    def run(self, context: Context) -> None:
+        context.root = os.open(self.path, O_PATH | os.O_DIRECTORY)
+        if self.bind:
+            clone = m.open_tree(context.root, "", m.OPEN_TREE_CLONE | 0x8000)
+            m.move_mount(clone, context.root, self.path)
+            os.close(context.root)
+            context.root = clone
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctls:
+    """Kernel parameters of the container's namespaces: (path below /proc/sys, value)."""
+
+    values: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return "sysctl " + " ".join(
+            f"{path.replace('/', '.')}={text}" for path, text in self.values
+        )
+
+    def run(self, context: Context) -> None:
+        for path, text in self.values:
+            fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
+            try:
+                os.write(fd, text.encode())
+            except OSError as error:
+                raise OSError(error.errno, f"{error.strerror} ({text!r})", path) from None
+            finally:
+                os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class Hostname:
+    """The names that uname(2) gives; "" leaves one as it is."""
+
+    hostname: str
+    domainname: str
+
+    def describe(self) -> str:
+        return f"hostname {self.hostname} {self.domainname}".rstrip()
+
+    def run(self, context: Context) -> None:
+        if self.hostname:
+            ns.set_hostname(self.hostname)
+        if self.domainname:
+            ns.set_domainname(self.domainname)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadonlyPaths:
+    """Each path is bound onto itself, read-only; what does not exist is skipped."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "read-only paths " + " ".join(self.paths)
+
+    def run(self, context: Context) -> None:
+        for path in self.paths:
+            target = _existing(context.root, path)
+            if target < 0:
+                continue
+            tree = m.open_tree(target, "", m.OPEN_TREE_CLONE | 0x8000)
+            m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY, path=path)
+            m.move_mount(tree, target, path)
+            os.close(tree)
+            os.close(target)
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedPaths:
+    """A file is covered by /dev/null, a directory by an empty read-only tmpfs.
+
+    The null device is the node's own, checked, and opened before anything of the container could
+    stand in for it; mounts are cloned from fds, so no path of the container is a source.
+    """
+
+    paths: tuple[str, ...]
+    label: str
+
+    def describe(self) -> str:
+        return "masked paths " + " ".join(self.paths)
+
+    def run(self, context: Context) -> None:
+        null = empty = -1
+        for path in self.paths:
+            target = _existing(context.root, path)
+            if target < 0:
+                continue
+            if stat.S_ISDIR(os.fstat(target).st_mode):
+                empty = empty if empty >= 0 else self._empty()
+                cover = m.open_tree(empty, "", m.OPEN_TREE_CLONE)
+            else:
+                null = null if null >= 0 else _null()
+                cover = m.open_tree(null, "", m.OPEN_TREE_CLONE)
+            m.move_mount(cover, target, path)
+            os.close(cover)
+            os.close(target)
+
+    def _empty(self) -> int:
+        context = m.fsopen("tmpfs")
+        m.fsconfig(context, "mode", "0755")
+        m.fsconfig(context, "nr_inodes", "1")
+        if self.label:
+            m.fsconfig(context, "context", self.label)
+        m.fsconfig(context, "ro")
+        made = m.fsmount(context, m.MOUNT_ATTR_RDONLY)
+        os.close(context)
+        return made
+
+
+def _null() -> int:
+    fd = os.open("/dev/null", O_PATH)
+    found = os.fstat(fd)
+    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(*_NULL):
+        raise OSError(errno.ENODEV, "the node's /dev/null is not the null device", "/dev/null")
+    return fd
+
+
+def _existing(root: int, path: str) -> int:
+    try:
+        return open_in_root(root, path, O_PATH)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.EACCES):
+            return -1
+        raise
+
+
+@dataclass(frozen=True, slots=True)
+class Freeze:
+    """Mounts that are read-only once everything in them has been made; "/" is the root."""
+
+    paths: tuple[str, ...]
+
+    def describe(self) -> str:
+        return "read-only from here: " + " ".join(self.paths)
+
+    def run(self, context: Context) -> None:
+        for path in self.paths:
+            if path == "/":
+                m.mount_setattr(context.root, attr_set=m.MOUNT_ATTR_RDONLY, path=path)
+                continue
+            fd = open_in_root(context.root, path, O_PATH)
+            m.mount_setattr(fd, attr_set=m.MOUNT_ATTR_RDONLY, path=path)
+            os.close(fd)
+
+
+@dataclass(frozen=True, slots=True)
+class WorkingDirectory:
+    """Opens the process's cwd inside the root, making it as runc does.
+
+    Magic links are refused, so `/proc/self/fd/N` leads nowhere (CVE-2024-21626).
+    """
+
+    path: str
+
+    def describe(self) -> str:
+        return f"working directory {self.path}"
+
+    def run(self, context: Context) -> None:
+        context.cwd = make_dir(context.root, self.path)
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    """The root-to-be becomes the root and the node's mounts go; `propagation`: MS_ flags or 0.
+
+    With both arguments "." no directory for the old root is needed (pivot_root(2), NOTES).
+    """
+
+    propagation: int = 0
+
+    def describe(self) -> str:
+        return "pivot into the root"
+
+    def run(self, context: Context) -> None:
+        os.fchdir(context.root)
+        m.pivot_root(".", ".")
+        m.umount2(".", m.MNT_DETACH)
+        os.chdir("/")
+        if self.propagation:
+            m.mount("", "/", "", self.propagation)

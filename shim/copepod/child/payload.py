@@ -1,0 +1,155 @@
+"""Which bytes run: the program's name looked up inside the root as execvp(3) would, and its kind.
+
+It reads the first bytes of the file and nothing else of it; a path is only resolved by openat2
+inside the root, and a magic link such as /proc/self/exe leads nowhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from copepod import errors
+from copepod.linux.path import open_in_root
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+WASM = b"\0asm"
+ELF = b"\x7fELF"
+SCRIPT = b"#!"
+DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Payload:
+    """What was found. kind: "wasm", "native" or "missing".
+
+    `name` is args[0] without #entry; `path` the file's path in the container; `fd` the wasm
+    file, open for reading, else -1; `searched` what a person should know about a miss.
+    """
+
+    kind: str
+    name: str
+    entry: str = ""
+    path: str = ""
+    fd: int = -1
+    searched: str = ""
+
+
+def find(root: int, args: Sequence[str], env: Sequence[str], cwd: str) -> Payload:
+    """Looks `args[0]` up. Raises errors for a file that can't run, in one sentence each."""
+    if not args or not args[0]:
+        raise errors.InvalidArgument("process.args is empty: there is no program to run")
+    whole = _find(root, args[0], "", env, cwd)
+    if whole.kind != "missing" or "#" not in args[0]:
+        return whole
+    # `module.wasm#function` selects an export; a file of that very name goes first.
+    name, _, entry = args[0].rpartition("#")
+    return _find(root, name, entry, env, cwd)
+
+
+def _find(root: int, name: str, entry: str, env: Sequence[str], cwd: str) -> Payload:
+    candidates = _candidates(name, env, cwd)
+    refused: errors.Error | None = None
+    for path in candidates:
+        fd = _open(root, path)
+        if fd < 0:
+            continue
+        try:
+            found = _judge(fd, name, entry, path)
+        except errors.Error as error:
+            os.close(fd)
+            refused = refused or error
+            continue
+        if found.fd < 0:
+            os.close(fd)
+        return found
+    if refused is not None:
+        raise refused
+    if "/" in name:
+        return Payload("missing", name, entry, searched=f"the file {candidates[0]}")
+    searched = f"{name} in $PATH ({':'.join(os.path.dirname(path) for path in candidates)})"
+    return Payload("missing", name, entry, searched=searched)
+
+
+def _candidates(name: str, env: Sequence[str], cwd: str) -> list[str]:
+    if not name:
+        return ["/"]
+    if "/" in name:
+        return [name if name.startswith("/") else os.path.join(cwd or "/", name)]
+    # The last of several wins, as in what execve(2) hands to a shell.
+    given = [word[5:] for word in env if word.startswith("PATH=")]
+    folders = (given[-1] if given else DEFAULT_PATH).split(":")
+    return [os.path.join(cwd or "/", folder or ".", name) for folder in folders]
+
+
+def _open(root: int, path: str) -> int:
+    """Gives an fd, -1 if there is no such file. O_NONBLOCK: a FIFO must not hold us."""
+    try:
+        return open_in_root(root, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENXIO, errno.ENODEV):
+            return -1
+        if error.errno == errno.ELOOP:
+            raise errors.InvalidArgument(
+                f"exec {path}: a chain of links without end, or one through /proc, can't be run"
+            ) from None
+        if error.errno in (errno.EACCES, errno.EPERM):
+            raise errors.PermissionDenied(f"exec {path}: permission denied") from None
+        raise
+
+
+def _judge(fd: int, name: str, entry: str, path: str) -> Payload:
+    found = os.fstat(fd)
+    if stat.S_ISDIR(found.st_mode):
+        raise errors.PermissionDenied(f"exec {path}: it is a directory: permission denied")
+    if not stat.S_ISREG(found.st_mode):
+        raise errors.PermissionDenied(f"exec {path}: it is not a regular file: permission denied")
+    head = os.pread(fd, 4, 0)
+    if head == WASM:
+        return Payload("wasm", name, entry, path, fd)
+    if not found.st_mode & 0o111:
+        raise errors.PermissionDenied(
+            f"exec {path}: permission denied: the file is neither wasm nor executable (chmod +x)"
+        )
+    if head == ELF or head[:2] == SCRIPT:
+        return Payload("native", name, entry, path)
+    what = "empty" if not head else "neither wasm nor ELF, and no script that starts with #!"
+    raise errors.InvalidArgument(f"exec {path}: exec format error: the file is {what}")
+
+
+def digest(fd: int) -> str:
+    """Gives the sha256 of the file's bytes in hex."""
+    from hashlib import sha256
+
+    state = sha256()
+    size, position = 1 << 20, 0
+    while chunk := os.pread(fd, size, position):
+        state.update(chunk)
+        position += len(chunk)
+    return state.hexdigest()
+
+
+def home(root: int, uid: int) -> str:
+    """Gives the home directory that the container's /etc/passwd names for `uid`, "/" without."""
+    try:
+        fd = open_in_root(root, "/etc/passwd", os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    except OSError:
+        return "/"
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            return "/"
+        text = os.pread(fd, 1 << 20, 0)
+    except OSError:
+        return "/"
+    finally:
+        os.close(fd)
+    for line in text.split(b"\n"):
+        words = line.split(b":")
+        if len(words) >= 6 and words[2] == b"%d" % uid and words[5]:
+            return os.fsdecode(words[5])
+    return "/"

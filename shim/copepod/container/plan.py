@@ -1,0 +1,302 @@
+"""From a spec to the ordered steps of a child: what becomes a mount, a namespace, a limit.
+
+It is pure: it opens nothing and knows the machine only by what it is given. It refuses, with
+InvalidArgument, what can't be or would reach out of the container.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from copepod import errors
+from copepod.child import job as j
+from copepod.child import mounts, ops
+from copepod.container import mount_options, plan_dev, plan_mounts, plan_process
+from copepod.linux import mount as m
+from copepod.linux import ns
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from copepod.child.cgroupfs import Hierarchy
+    from copepod.spec import RootfsMount, Spec
+
+# kernel.* parameters that belong to the ipc namespace (ipc_namespaces(7))
+_IPC_SYSCTLS = frozenset(
+    f"kernel.{name}"
+    for name in (
+        "msgmax",
+        "msgmnb",
+        "msgmni",
+        "sem",
+        "shmall",
+        "shmmax",
+        "shmmni",
+        "shm_rmid_forced",
+    )
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What the plan has to know of the node. `unified`: where cgroup v2 is mounted, "" if the
+    node is run with version 1; then `hierarchies` are those of version 1."""
+
+    unified: str = ""
+    hierarchies: tuple[Hierarchy, ...] = ()
+
+
+def create(
+    spec: Spec,
+    container_id: str,
+    bundle: str,
+    rootfs: Sequence[RootfsMount],
+    machine: Machine,
+    *,
+    sandbox: bool = False,
+    terminal: bool = False,
+    netns_path: str | None = None,
+) -> j.Job:
+    """Gives the job of a container's first process; stdio, fds and the like are the caller's to
+    fill in. Raises InvalidArgument or Unimplemented."""
+    if spec.process is None:
+        raise errors.InvalidArgument("config.json has no process: there is nothing to run")
+    _refuse(spec)
+    names = namespaces(spec, netns_path)
+    program = plan_process.program(spec.process, container_id)
+    in_userns = bool(names.uid_map) or any(one.kind == "user" for one in names.joins)
+    root = _root_path(spec, bundle)
+    outside, clones = _outside(spec, bundle, root, rootfs, in_userns)
+    setup_dev = not _dev_is_bound(spec)
+    hooks = spec.hooks
+    return j.Job(
+        kind="sandbox" if sandbox else "create",
+        bundle=bundle,
+        namespaces=names,
+        program=program,
+        outside=outside,
+        inside=(
+            ops.OpenRoot(root, bind=in_userns or not rootfs),
+            *plan_mounts.inside(spec, bundle, machine, clones),
+            *(plan_dev.nodes(spec, in_userns) if setup_dev else ()),
+            *_names(spec),
+        ),
+        last=_last(spec, terminal, setup_dev),
+        terminal=terminal,
+        hooks_outside=bool(hooks and (hooks.prestart or hooks.create_runtime)),
+        container_hooks=plan_process.hooks(hooks.create_container if hooks else ()),
+        start_hooks=plan_process.hooks(hooks.start_container if hooks else ()),
+    )
+
+
+def _root_path(spec: Spec, bundle: str) -> str:
+    path = spec.root.path or "rootfs"
+    return path if path.startswith("/") else f"{bundle}/{path}"
+
+
+def _refuse(spec: Spec) -> None:
+    linux = spec.linux
+    kinds = [one.type for one in linux.namespaces]
+    for kind in kinds:
+        if kind not in ns.KINDS:
+            raise errors.InvalidArgument(f"linux.namespaces: there is no namespace type {kind!r}")
+        if kinds.count(kind) > 1:
+            raise errors.InvalidArgument(f"linux.namespaces: {kind} is there more than once")
+    mount = linux.namespace("mount")
+    if mount is None or mount.path:
+        raise errors.InvalidArgument(
+            "linux.namespaces: a container needs a mount namespace of its own, new and without a "
+            "path: its root file system is mounted nowhere else"
+        )
+    if (linux.uid_mappings or linux.gid_mappings) and "user" not in kinds:
+        raise errors.InvalidArgument(
+            "linux.uidMappings and gidMappings need a user namespace in linux.namespaces"
+        )
+    if (spec.hostname or spec.domainname) and "uts" not in kinds:
+        raise errors.InvalidArgument("hostname and domainname need a uts namespace")
+    if linux.net_devices:
+        raise errors.Unimplemented("linux.netDevices: Copepod moves no network devices")
+    if linux.intel_rdt is not None:
+        raise errors.Unimplemented("linux.intelRdt: Copepod sets no resctrl groups")
+    if linux.time_offsets and "time" not in kinds:
+        raise errors.InvalidArgument("linux.timeOffsets need a time namespace")
+
+
+def namespaces(spec: Spec, netns_path: str | None = None) -> j.Namespaces:
+    """Gives what is made and what is joined; `netns_path` takes the place of a new network
+    namespace."""
+    linux = spec.linux
+    flags, joins = 0, []
+    for one in linux.namespaces:
+        path = one.path or (netns_path or "" if one.type == "network" else "")
+        if one.type == "pid":
+            continue
+        if path:
+            joins.append(j.Join(one.type, path))
+        elif one.type not in ("user", "time", "mount"):
+            flags |= ns.KINDS[one.type][0]
+    # Everything that the node owns is joined before the user namespace takes that right away.
+    joins.sort(key=lambda one: one.kind == "user")
+    user, pid, time = (linux.namespace(kind) for kind in ("user", "pid", "time"))
+    if user is not None:
+        flags |= ns.CLONE_NEWNS  # a second one, owned by the user namespace
+    new_user = user is not None and not user.path
+    if new_user and not (linux.uid_mappings and linux.gid_mappings):
+        raise errors.InvalidArgument(
+            "linux.namespaces: a new user namespace needs linux.uidMappings and gidMappings"
+        )
+    new_time = time is not None and not time.path
+    new_pid = pid is not None and not pid.path
+    middle = new_time or (user is not None and new_pid)
+    return j.Namespaces(
+        unshare=flags,
+        joins=tuple(joins),
+        new_user=new_user,
+        new_pid=new_pid,
+        new_time=new_time,
+        pid_path=pid.path if pid else "",
+        middle=middle,
+        uid_map=plan_mounts.id_map(linux.uid_mappings),
+        gid_map=plan_mounts.id_map(linux.gid_mappings),
+        time_offsets=_offsets(spec),
+    )
+
+
+def _offsets(spec: Spec) -> str:
+    for clock in spec.linux.time_offsets:
+        if clock not in ("monotonic", "boottime"):
+            raise errors.InvalidArgument(f"linux.timeOffsets: the clock {clock!r} has no offset")
+    return "".join(
+        f"{clock} {offset.secs} {offset.nanosecs}\n"
+        for clock, offset in spec.linux.time_offsets.items()
+    )
+
+
+def _outside(
+    spec: Spec, bundle: str, root: str, rootfs: Sequence[RootfsMount], in_userns: bool
+) -> tuple[tuple[j.Op, ...], frozenset[str]]:
+    """What runs with the node's privileges: the root, and hold of sources that need them.
+
+    Gives also the keys of the sources taken.
+    """
+    shared, later = plan_mounts.clones(spec, bundle, in_userns)
+    if in_userns:
+        later += plan_dev.clones(spec) if not _dev_is_bound(spec) else ()
+    taken = frozenset(clone.key for clone in (*shared, *later))
+    steps: tuple[j.Op, ...] = (
+        *shared,
+        ops.Detach(),
+        *(_rootfs_mount(one, root) for one in rootfs),
+        *later,
+    )
+    return steps, taken
+
+
+def _rootfs_mount(one: RootfsMount, root: str) -> mounts.RootfsMount:
+    options = mount_options.parse(one.options)
+    target = f"{root}/{one.target.lstrip('/')}" if one.target else root
+    return mounts.RootfsMount(
+        type=one.type,
+        source=one.source,
+        target=target,
+        bind=options.bind or one.type == "bind",
+        recursive=options.recursive,
+        attributes=mounts.Attributes(options.attrs.set, options.attrs.clear),
+        flags=options.mount_flags(),
+        data=options.data,
+    )
+
+
+def _dev_is_bound(spec: Spec) -> bool:
+    """A /dev that is bound from the node is complete; nothing is to be made in it."""
+    return any(
+        one.destination.rstrip("/") == "/dev"
+        and (one.type == "bind" or mount_options.parse(one.options).bind)
+        for one in spec.mounts
+    )
+
+
+def _names(spec: Spec) -> tuple[j.Op, ...]:
+    steps: list[j.Op] = []
+    if spec.hostname or spec.domainname:
+        steps.append(ops.Hostname(spec.hostname, spec.domainname))
+    if spec.linux.sysctl:
+        steps.append(ops.Sysctls(_sysctls(spec)))
+    return tuple(steps)
+
+
+def _sysctls(spec: Spec) -> tuple[tuple[str, str], ...]:
+    """Only what belongs to a namespace of the container: the rest is the whole node's."""
+    linux = spec.linux
+    kinds = {one.type for one in linux.namespaces}
+    wanted = []
+    for name, value in linux.sysctl.items():
+        dotted = _dotted(name)
+        path = dotted.translate(str.maketrans("./", "/."))
+        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
+            kind = "ipc"
+        elif dotted.startswith("net."):
+            kind = "network"
+        elif dotted == "kernel.domainname":
+            kind = "uts"
+        elif dotted == "kernel.hostname":
+            raise errors.InvalidArgument("linux.sysctl kernel.hostname: set hostname instead")
+        elif dotted.startswith("user."):
+            kind = "user"
+        else:
+            raise errors.InvalidArgument(
+                f"linux.sysctl {name}: it belongs to the whole node, not to a namespace"
+            )
+        if kind not in kinds:
+            raise errors.InvalidArgument(
+                f"linux.sysctl {name} needs a {kind} namespace, and the container has the node's"
+            )
+        if ".." in path.split("/") or "" in path.split("/"):
+            raise errors.InvalidArgument(f"linux.sysctl {name}: there is no such name")
+        wanted.append((path, value))
+    return tuple(wanted)
+
+
+def _dotted(name: str) -> str:
+    """sysctl(8) takes both separators; the one that comes first is the separator."""
+    first = next((char for char in name if char in "./"), ".")
+    return name if first == "." else name.translate(str.maketrans("./", "/."))
+
+
+def _last(spec: Spec, terminal: bool, setup_dev: bool) -> tuple[j.Op, ...]:
+    """What comes after the program has been found: all that makes the root smaller."""
+    process = spec.process
+    assert process is not None
+    steps: list[j.Op] = []
+    if terminal:
+        size = plan_process.console_size(process)
+        steps.append(plan_dev.Terminal(process.user.uid, size, console=setup_dev))
+    steps.append(ops.WorkingDirectory(process.cwd or "/"))
+    if spec.linux.readonly_paths:
+        steps.append(ops.ReadonlyPaths(spec.linux.readonly_paths))
+    if spec.linux.masked_paths:
+        steps.append(ops.MaskedPaths(spec.linux.masked_paths, spec.linux.mount_label))
+    frozen = plan_mounts.frozen(spec)
+    if spec.root.readonly:
+        frozen += ("/",)
+    if frozen:
+        steps.append(ops.Freeze(frozen))
+    steps.append(ops.Pivot(_root_propagation(spec)))
+    return tuple(steps)
+
+
+def _root_propagation(spec: Spec) -> int:
+    """Private and slave are what the root is anyway; shared and unbindable are set at the end."""
+    word = spec.linux.rootfs_propagation
+    if not word:
+        return 0
+    given = mount_options.parse((word,)).propagation
+    if not given:
+        raise errors.InvalidArgument(f"linux.rootfsPropagation: there is no {word!r}")
+    return given[0] if given[0] & (m.MS_SHARED | m.MS_UNBINDABLE) else 0
+
+
+def filled(job: j.Job, **fields: object) -> j.Job:
+    """Gives the job with fields that are not the spec's: fds, hook state, the seccomp filter."""
+    return replace(job, **fields)  # type: ignore[arg-type]

@@ -1,0 +1,169 @@
+"""The process of a spec in the kernel's numbers, as part of the plan: pure.
+
+It refuses names that the kernel does not know; capabilities it does not know are left out, as runc
+does, since a newer spec may name newer ones.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copepod import errors
+from copepod.child import job as j
+from copepod.linux import caps
+
+if TYPE_CHECKING:
+    from copepod.spec import Hook, Process, Scheduler
+
+# asm-generic/resource.h
+_RLIMITS = {
+    "RLIMIT_CPU": 0,
+    "RLIMIT_FSIZE": 1,
+    "RLIMIT_DATA": 2,
+    "RLIMIT_STACK": 3,
+    "RLIMIT_CORE": 4,
+    "RLIMIT_RSS": 5,
+    "RLIMIT_NPROC": 6,
+    "RLIMIT_NOFILE": 7,
+    "RLIMIT_MEMLOCK": 8,
+    "RLIMIT_AS": 9,
+    "RLIMIT_LOCKS": 10,
+    "RLIMIT_SIGPENDING": 11,
+    "RLIMIT_MSGQUEUE": 12,
+    "RLIMIT_NICE": 13,
+    "RLIMIT_RTPRIO": 14,
+    "RLIMIT_RTTIME": 15,
+}
+_POLICIES = {
+    "SCHED_OTHER": 0,
+    "SCHED_FIFO": 1,
+    "SCHED_RR": 2,
+    "SCHED_BATCH": 3,
+    "SCHED_ISO": 4,
+    "SCHED_IDLE": 5,
+    "SCHED_DEADLINE": 6,
+}
+_SCHED_FLAGS = {
+    "SCHED_FLAG_RESET_ON_FORK": 0x01,
+    "SCHED_FLAG_RECLAIM": 0x02,
+    "SCHED_FLAG_DL_OVERRUN": 0x04,
+    "SCHED_FLAG_KEEP_POLICY": 0x08,
+    "SCHED_FLAG_KEEP_PARAMS": 0x10,
+    "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
+    "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
+}
+_IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
+
+
+def program(process: Process, container_id: str) -> j.Program:
+    """Gives what runs, in numbers. Raises InvalidArgument naming the field."""
+    if not process.cwd.startswith("/"):
+        raise errors.InvalidArgument(f"process.cwd {process.cwd!r} is not an absolute path")
+    for number, word in enumerate(process.env):
+        if word.find("=") < 1:
+            raise errors.InvalidArgument(f"process.env[{number}] {word!r} is not NAME=value")
+    affinity = process.exec_cpu_affinity
+    return j.Program(
+        args=process.args,
+        env=process.env,
+        cwd=process.cwd,
+        identity=identity(process),
+        limits=_limits(process),
+        oom_score_adj=process.oom_score_adj,
+        scheduling=_scheduling(process.scheduler),
+        io_priority=_io_priority(process),
+        cpus=cpu_list(affinity.final) if affinity and affinity.final else None,
+        apparmor=process.apparmor_profile,
+        selinux=process.selinux_label,
+        keyring=f"_ses.{container_id}",
+        console_size=console_size(process),
+    )
+
+
+def identity(process: Process) -> j.Identity:
+    """Gives ids and capability masks; no `capabilities` at all means none, as in runc."""
+    user, sets = process.user, process.capabilities
+    mask = caps.mask
+    return j.Identity(
+        uid=user.uid,
+        gid=user.gid,
+        groups=user.additional_gids,
+        umask=0o022 if user.umask is None else user.umask & 0o777,
+        bounding=mask(sets.bounding) if sets else 0,
+        effective=mask(sets.effective) if sets else 0,
+        permitted=mask(sets.permitted) if sets else 0,
+        inheritable=mask(sets.inheritable) if sets else 0,
+        ambient=mask(sets.ambient) if sets else 0,
+        no_new_privs=process.no_new_privileges,
+    )
+
+
+def _limits(process: Process) -> tuple[j.Limit, ...]:
+    limits = []
+    for one in process.rlimits:
+        if one.type not in _RLIMITS:
+            raise errors.InvalidArgument(f"process.rlimits: there is no limit {one.type!r}")
+        limits.append(j.Limit(one.type, _RLIMITS[one.type], _signed(one.soft), _signed(one.hard)))
+    return tuple(limits)
+
+
+def _signed(value: int) -> int:
+    """setrlimit(2)'s unsigned numbers as the interpreter takes them: all ones is -1."""
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+def _scheduling(wanted: Scheduler | None) -> j.Scheduling | None:
+    if wanted is None:
+        return None
+    if wanted.policy not in _POLICIES:
+        raise errors.InvalidArgument(f"process.scheduler: there is no policy {wanted.policy!r}")
+    flags = 0
+    for name in wanted.flags:
+        if name not in _SCHED_FLAGS:
+            raise errors.InvalidArgument(f"process.scheduler: there is no flag {name!r}")
+        flags |= _SCHED_FLAGS[name]
+    return j.Scheduling(
+        _POLICIES[wanted.policy],
+        flags,
+        wanted.nice,
+        wanted.priority,
+        wanted.runtime,
+        wanted.deadline,
+        wanted.period,
+    )
+
+
+def _io_priority(process: Process) -> int | None:
+    wanted = process.io_priority
+    if wanted is None:
+        return None
+    if wanted.class_ not in _IO_CLASSES or not 0 <= wanted.priority <= 7:
+        raise errors.InvalidArgument(
+            f"process.ioPriority: {wanted.class_!r} {wanted.priority} is no class and level 0 to 7"
+        )
+    return _IO_CLASSES[wanted.class_] << 13 | wanted.priority
+
+
+def cpu_list(text: str) -> frozenset[int]:
+    """Reads "0-3,7" (cpuset(7), list format)."""
+    cpus: set[int] = set()
+    for part in text.replace(" ", "").split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise errors.InvalidArgument(f"process.execCPUAffinity: {text!r} is no list of CPUs")
+        cpus.update(range(int(first), int(last or first) + 1))
+    return frozenset(cpus)
+
+
+def console_size(process: Process) -> tuple[int, int] | None:
+    """Gives (height, width), None if the spec names none."""
+    size = process.console_size
+    return (size.height, size.width) if size and size.height and size.width else None
+
+
+def hooks(wanted: tuple[Hook, ...]) -> tuple[j.Hook, ...]:
+    """Gives hooks as the child runs them; a path has to be absolute (config.md, "Hooks")."""
+    for one in wanted:
+        if not one.path.startswith("/"):
+            raise errors.InvalidArgument(f"hooks: {one.path!r} is not an absolute path")
+    return tuple(j.Hook(one.path, one.args, one.env, one.timeout) for one in wanted)

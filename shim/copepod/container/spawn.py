@@ -1,0 +1,401 @@
+"""Makes a container's first process and the processes that join it, and undoes them on failure.
+
+It forks, answers what the child asks, and gives back a process that waits for `start`. Mounts
+live in the child's own namespace only, so that ending the child undoes them all; cgroups and
+network namespaces are made and removed by the caller.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn
+
+from copepod import errors
+from copepod.child import cgroupfs, idmap, main, signals
+from copepod.container import cgroup_mounts, hooks, plan, plan_process, seccomp
+from copepod.container.talk import Talk
+from copepod.linux import caps, ns, pidfd, prctl
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
+    from copepod.child.job import Job
+    from copepod.spec import Process as ProcessSpec
+    from copepod.spec import RootfsMount, Spec
+
+# What a child may say before it is ready; child/wire.py has the conversation.
+_SAID = ("map", "pid", "hooks", "console", "native", "found", "missing", "unusable", "ready")
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a container is made of. `stdio`: fds that become 0, 1, 2 (-1: /dev/null), they stay
+    the caller's; with `terminal` they are not looked at and `Process.console` is the master.
+
+    `netns_path` takes the place of a new network namespace; `sandbox`: be the pod's waiting
+    process; `profile`: the engine's settings for wasm.
+    """
+
+    id: str
+    namespace: str
+    bundle: str
+    spec: Spec
+    rootfs: tuple[RootfsMount, ...]
+    stdio: tuple[int, int, int]
+    terminal: bool
+    cgroup_fds: list[int]
+    netns_path: str | None = None
+    sandbox: bool = False
+    native_allowed: bool = True
+    profile: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOrder:
+    """A process that joins the container whose first process is `init`; `spec` is the
+    container's (for its namespaces and seccomp profile), the rest as in Order."""
+
+    id: str
+    spec: Spec
+    bundle: str
+    process: ProcessSpec
+    init: Process
+    stdio: tuple[int, int, int]
+    terminal: bool
+    cgroup_fds: list[int]
+    native_allowed: bool = True
+    profile: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What args[0] names. kind "wasm": a file with this sha256, open at `fd`, which the receiver
+    closes; "missing": no such file, so a layer of the image may be meant; `searched` says where.
+
+    `stale`: the engine refused the file that it was given before; it has to be compiled anew.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    fd: int
+    searched: str
+    rootfs_layers: bool
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`."""
+
+    fd: int
+    kind: str
+    entry: str | None = None
+
+
+class Process:
+    """A process of a container that waits for `start`, and then runs.
+
+    kind: "wasm", "native" or "sandbox". `console` is the terminal's master, -1 without; whoever
+    takes it closes it. Reaping is the caller's, by the pidfd.
+    """
+
+    def __init__(self, talk: Talk, kind: str, console: int) -> None:
+        self.pid, self.pidfd, self.kind, self.console = talk.pid, talk.pidfd, kind, console
+        self._talk: Talk | None = talk
+
+    async def start(self) -> None:
+        """Lets it go. Gives back once a native program has been executed, or raises why not."""
+        talk, self._talk = self._talk, None
+        if talk is None:
+            raise errors.FailedPrecondition("the process has been started before")
+        try:
+            talk.say("go")
+            # The wire is close-on-exec and a guest's process closes it: its end is success.
+            words = await talk.hear()
+            if words[0]:
+                raise errors.Internal(f"copepod: the container said {words[0]!r} after go")
+        finally:
+            talk.close()
+
+    def kill(self, number: int) -> None:
+        """Sends a signal; errors.NotFound when the process has ended."""
+        try:
+            pidfd.send_signal(self.pidfd, number)
+        except ProcessLookupError:
+            raise errors.NotFound(f"process {self.pid} has ended") from None
+
+    def close(self) -> None:
+        """Gives back the fds. The process itself goes on, unless it was never started: without
+        its wire it ends."""
+        if self._talk is not None:
+            self._talk.close()
+            self._talk = None
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+
+
+async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) -> Process:
+    """Makes the container's first process, up to the point where it waits for `start`.
+
+    Raises errors.Error, OSError or TimeoutError, and leaves no process, fd or mount behind then.
+    """
+    spec = order.spec
+    job = plan.create(
+        spec,
+        order.id,
+        order.bundle,
+        order.rootfs,
+        machine(),
+        sandbox=order.sandbox,
+        terminal=order.terminal,
+        netns_path=order.netns_path,
+    )
+    filter_, flags = seccomp.compiled(spec.linux.seccomp)
+    job = replace(
+        job,
+        stdio=(-1, -1, -1) if order.terminal else order.stdio,
+        cgroup_fds=tuple(order.cgroup_fds),
+        native_allowed=order.native_allowed,
+        filter=filter_,
+        filter_flags=flags,
+        hook_state=hooks.state(order.id, order.bundle, spec, "creating", 0) if spec.hooks else b"",
+    )
+    engine = None if order.sandbox else _Engine(order.profile)
+    return await _Conversation(_fork(job, engine), job, order, resolve).run()
+
+
+async def exec_(order: ExecOrder, resolve: Callable[[Found], Awaitable[Module]]) -> Process:
+    """Makes a process that joins a running container; everything else as `create`."""
+    job = exec_job(order)
+    return await _Conversation(_fork(job, _Engine(order.profile)), job, order, resolve).run()
+
+
+def exec_job(order: ExecOrder) -> Job:
+    """Gives the job of a joining process. Pure but for the seccomp filter's cache."""
+    from copepod.child.job import Job, Namespaces
+
+    spec = order.spec
+    flags = 0
+    for one in spec.linux.namespaces:
+        flags |= ns.KINDS[one.type][0]
+    filter_, filter_flags = seccomp.compiled(spec.linux.seccomp)
+    return Job(
+        kind="exec",
+        bundle=order.bundle,
+        namespaces=Namespaces(),
+        program=plan_process.program(order.process, order.id),
+        terminal=order.terminal,
+        native_allowed=order.native_allowed,
+        filter=filter_,
+        filter_flags=filter_flags,
+        init_pid=order.init.pid,
+        init_pidfd=order.init.pidfd,
+        join_flags=flags,
+        stdio=(-1, -1, -1) if order.terminal else order.stdio,
+        cgroup_fds=tuple(order.cgroup_fds),
+    )
+
+
+class _Conversation:
+    """Answers one child until it is ready. Owns the console and the wasm file meanwhile."""
+
+    def __init__(
+        self,
+        talk: Talk,
+        job: Job,
+        order: Order | ExecOrder,
+        resolve: Callable[[Found], Awaitable[Module]],
+    ) -> None:
+        self._talk, self._job, self._order, self._resolve = talk, job, order, resolve
+        self._console = self._file = -1
+        self._found: Found | None = None
+        self._kind = "sandbox" if job.kind == "sandbox" else "wasm"
+
+    async def run(self) -> Process:
+        """Gives the process that waits for `start`; ends the child on any failure."""
+        try:
+            while (words := await self._talk.expect(*_SAID))[0] != "ready":
+                await self._answer(words)
+        except BaseException:
+            if self._console >= 0:
+                os.close(self._console)
+            await self._talk.destroy()
+            raise
+        finally:
+            if self._file >= 0:
+                os.close(self._file)
+        return Process(self._talk, self._kind, self._console)
+
+    async def _answer(self, words: tuple[str, ...]) -> None:
+        talk, order = self._talk, self._order
+        match words[0]:
+            case "map":
+                maps = self._job.namespaces
+                idmap.write_maps(talk.pid, maps.uid_map, maps.gid_map)
+                talk.say("mapped")
+            case "pid":
+                await self._adopt(int(words[1]))
+            case "hooks":
+                await hooks.before_pivot(order.spec, order.id, order.bundle, talk.pid)
+                talk.say("hooked")
+            case "console":
+                self._console = talk.take_fd()
+            case "native":
+                self._kind = "native"
+            case "found":
+                self._file = talk.take_fd()
+                await self._module(Found("wasm", words[2], words[1], -1, "", self._layers))
+            case "missing":
+                await self._module(Found("missing", words[1], "", -1, words[3], self._layers))
+            case "unusable" if self._found is not None:
+                await self._module(replace(self._found, stale=True))
+
+    @property
+    def _layers(self) -> bool:
+        return not isinstance(self._order, Order) or bool(self._order.rootfs)
+
+    async def _module(self, found: Found) -> None:
+        """Has the module compiled, or taken from the cache, and hands it to the child."""
+        self._found = found
+        fd = os.dup(self._file) if self._file >= 0 else -1
+        module = await self._resolve(replace(found, fd=fd))
+        try:
+            self._talk.say("module", module.kind, fds=(module.fd,))
+        finally:
+            os.close(module.fd)
+
+    async def _adopt(self, pid: int) -> None:
+        """Takes the status of the process in between; its child is ours once it has ended."""
+        status = await self._talk.reap()
+        if status != 0:
+            raise errors.Internal(f"copepod: the process in between ended with status {status}")
+        self._talk.follow(pid)
+
+
+class _Engine:
+    """The engine's room for the child: imported, and its library mapped, before the fork."""
+
+    def __init__(self, profile: object) -> None:
+        from copepod.engine import capi, component, run, wasi
+        from copepod.engine.profile import Profile
+
+        capi.library()
+        self._run, self._profile = run, profile if isinstance(profile, Profile) else Profile()
+        self._rooms = component, wasi
+
+    def load(self, fd: int, kind: str) -> object:
+        try:
+            return self._run.load(fd, kind, self._profile)
+        except self._run.Unusable as error:
+            raise LookupError(str(error)) from None
+
+    def link(
+        self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str
+    ) -> main.Guest:
+        run = self._run
+        assert isinstance(loaded, run.Loaded)
+        options = run.Options(args=args, env=env, cwd=cwd, entry=entry or None)
+        guest: main.Guest = run.link(loaded, options)
+        return guest
+
+
+def _fork(job: Job, engine: _Engine | None) -> Talk:
+    """Forks the child, into its pid namespace where it has one; all signals are blocked
+    meanwhile, so that no handler of ours runs in it."""
+    _prepare()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.everything())
+    try:
+        with _pid_namespace(job):
+            pid = os.fork()
+            if pid == 0:
+                _be_child(job, theirs, engine)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return Talk(ours, pid)
+
+
+def _be_child(job: Job, sock: socket.socket, engine: _Engine | None) -> NoReturn:
+    try:
+        main.run(job, sock, engine)
+    finally:
+        os._exit(main.FAILED)
+
+
+@contextmanager
+def _pid_namespace(job: Job) -> Iterator[None]:
+    """Children that are forked inside are born into the wanted pid namespace; this process stays
+    where it is (pid_namespaces(7)), and is set back in any case."""
+    if job.kind == "exec":
+        # Joined by the process in between: it must not be seen in the container's /proc.
+        yield
+        return
+    names = job.namespaces
+    if names.middle or not (names.new_pid or names.pid_path):
+        yield
+        return
+    own = ns.own("pid")
+    try:
+        try:
+            if names.new_pid:
+                ns.unshare(ns.CLONE_NEWPID)
+            else:
+                _enter_pid(names.pid_path)
+        except OSError as error:
+            text = f"pid namespace {names.pid_path}".rstrip() + f": {error.strerror}"
+            raise errors.StepFailed("pid", error.errno or 0, names.pid_path, text) from None
+        yield
+    finally:
+        try:
+            # Only the parent comes here: the child leaves by os._exit.
+            ns.setns(own, ns.CLONE_NEWPID)
+        finally:
+            os.close(own)
+
+
+def _enter_pid(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ns.setns(fd, ns.CLONE_NEWPID, path)
+    finally:
+        os.close(fd)
+
+
+@cache
+def _prepare() -> None:
+    """Once in a shim's life: orphans of a container come to us, and nothing that the child needs
+    is still to be imported or looked up."""
+    import hashlib  # noqa: F401  # for the child, which imports nothing
+    import resource  # noqa: F401
+
+    prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
+    caps.last()
+    signals.ending()
+
+
+@cache
+def machine() -> plan.Machine:
+    """Gives what the plan has to know of this node."""
+    found = cgroup_mounts.host()
+    if found.version == 2 and found.unified is not None:
+        return plan.Machine(unified=found.unified.point)
+    by_point: dict[str, tuple[str, list[str]]] = {}
+    for name, mount in found.v1.items():
+        by_point.setdefault(mount.point, (mount.root, []))[1].append(name)
+    return plan.Machine(
+        hierarchies=tuple(
+            cgroupfs.Hierarchy(point, root, tuple(names))
+            for point, (root, names) in by_point.items()
+        )
+    )

@@ -91,7 +91,6 @@ def run(
         _leave_shim(parent)
         fds.close_all_but({0, 1, 2, wire.fileno(), *keep, *settings.cgroup_fds})
         _join(settings.cgroup_fds)
-        os.nice(_NICE)
         work(wire)
     except BaseException as error:
         code, text = errors.to_status(error)
@@ -102,6 +101,7 @@ def run(
 
 def build(settings: Settings, source: Source, wire: socket.socket) -> None:
     """Compiles for this start, answers, and goes on to better code for the next one."""
+    os.nice(_NICE)
     data = read(settings, source)
     code = _compile(settings, source, data)
     answer(wire, code)

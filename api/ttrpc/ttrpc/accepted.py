@@ -37,12 +37,13 @@ class Host(Protocol):
 class _Call(Context):
     """One stream that a handler works on."""
 
-    __slots__ = ("inbox", "stream_id", "task", "timer")
+    __slots__ = ("inbox", "started", "stream_id", "task", "timer")
 
     def __init__(self, event: RequestReceived, peer: Peer, deadline: float | None) -> None:
         request = event.request
         super().__init__(request.service, request.method, peer, request.metadata, deadline)
         self.stream_id = event.stream_id
+        self.started = False
         self.task: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.inbox: Inbox | None = None
@@ -59,10 +60,11 @@ class _Sender:
 
     async def send(self, message: Message) -> None:
         shell = self._shell
-        await shell.drain()
+        payload = message.SerializeToString()
+        await shell.take_turn(len(payload))
         if not shell.connection.is_open(self._stream_id):
             raise Error(Code.CANCELLED, "the stream is over: nobody waits for its messages")
-        shell.connection.send_data(self._stream_id, message.SerializeToString())
+        shell.connection.send_data(self._stream_id, payload)
         shell.flush()
 
 
@@ -83,12 +85,19 @@ class ServerShell(Shell[ServerConnection]):
         server = self._server
         self._peer = peer_of(transport)
         server.shells.add(self)
-        if server.closing or (server.authorize and not server.authorize(self._peer)):
-            self.transport.abort()
+        allowed = False
+        try:
+            allowed = not server.closing and (
+                server.authorize is None or server.authorize(self._peer)
+            )
+        finally:
+            # Also when the hook fails: asyncio only logs what is raised here.
+            if not allowed:
+                self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        for call in self._calls.values():
+        for call in list(self._calls.values()):
             self._stop(call)
         self._server.lost(self)
 
@@ -102,12 +111,13 @@ class ServerShell(Shell[ServerConnection]):
                 call = self._calls.get(event.stream_id)
                 if call is not None and call.inbox is not None:
                     call.inbox.finish()
+                    self.release(call.stream_id)
             elif isinstance(event, StreamFailed):
                 call = self._calls.get(event.stream_id)
                 if event.was_open and call is not None:
                     self._stop(call)
             elif isinstance(event, ConnectionBroken):
-                self.hang_up()
+                self.hang_up(event.reason)
         self.flush()
 
     def finish(self) -> None:
@@ -122,24 +132,21 @@ class ServerShell(Shell[ServerConnection]):
 
     def _open(self, event: RequestReceived) -> None:
         stream_id, request = event.stream_id, event.request
+        if not self.connection.is_open(stream_id):
+            return  # a later message in the same portion has ended it already
         methods = self._server.routes.get(request.service)
+        method = methods.get(request.method) if methods is not None else None
         if methods is None:
-            self.connection.send_error(stream_id, Code.UNIMPLEMENTED, f"service {request.service}")
-            return
-        method = methods.get(request.method)
-        if method is None:
-            self.connection.send_error(stream_id, Code.UNIMPLEMENTED, f"method {request.method}")
-            return
-        problem = _mismatch(event, method)
-        if problem:
-            self.connection.send_error(
-                stream_id, Code.INVALID_ARGUMENT, f"method {request.method} {problem}"
-            )
-            return
-        if request.timeout_nano < 0:
+            self._fail(stream_id, Error(Code.UNIMPLEMENTED, f"service {request.service}"))
+        elif method is None:
+            self._fail(stream_id, Error(Code.UNIMPLEMENTED, f"method {request.method}"))
+        elif problem := _mismatch(event, method):
+            text = f"method {request.method} {problem}"
+            self._fail(stream_id, Error(Code.INVALID_ARGUMENT, text))
+        elif request.timeout_nano < 0:
             self._late(stream_id)
-            return
-        self._start(event, method)
+        else:
+            self._start(event, method)
 
     def _start(self, event: RequestReceived, method: Method) -> None:
         stream_id, request = event.stream_id, event.request
@@ -149,7 +156,7 @@ class ServerShell(Shell[ServerConnection]):
                 message = method.parse(request.payload)
             except Exception as error:
                 text = f"the request of method {request.method} can't be parsed: {error}"
-                self.connection.send_error(stream_id, Code.INVALID_ARGUMENT, text)
+                self._fail(stream_id, Error(Code.INVALID_ARGUMENT, text))
                 return
         deadline = None
         if request.timeout_nano:
@@ -160,11 +167,7 @@ class ServerShell(Shell[ServerConnection]):
         self._calls[stream_id] = call
         if method.client_streaming:
             message = self._receiver(call, event, method)
-        if method.server_streaming:
-            work = method.handler(message, _Sender(self, stream_id), call)
-        else:
-            work = method.handler(message, call)
-        call.task = _task(self.loop, self._run(call, work, method.server_streaming))
+        call.task = _task(self.loop, self._run(call, method, message))
 
     def _receiver(self, call: _Call, event: RequestReceived, method: Method) -> InboxReceiver[Any]:
         stream_id, payload = event.stream_id, event.request.payload
@@ -182,18 +185,20 @@ class ServerShell(Shell[ServerConnection]):
         if call is None or call.inbox is None:
             return
         if not call.inbox.put(event.payload):
-            self.overfull(event.stream_id, self._starved)
+            self.overfull(event.stream_id, call.inbox, self._starved)
 
-    async def _run(self, call: _Call, work: Any, streaming: bool) -> None:
+    async def _run(self, call: _Call, method: Method, message: Any) -> None:
+        call.started = True
         connection, stream_id = self.connection, call.stream_id
         try:
-            response = await work
-            if not connection.is_open(stream_id) or self.closed:
-                return
-            if streaming:
-                connection.send_end(stream_id)
+            if method.server_streaming:
+                await method.handler(message, _Sender(self, stream_id), call)
+                if connection.is_open(stream_id):
+                    connection.send_end(stream_id)
             else:
-                connection.send_response(stream_id, response.SerializeToString())
+                response = await method.handler(message, call)
+                if connection.is_open(stream_id):
+                    connection.send_response(stream_id, response.SerializeToString())
         except asyncio.CancelledError:
             # At its deadline, or when its stream or connection ended, the call has its answer (or
             # can't get one); a handler that was cancelled by others has not.
@@ -204,7 +209,7 @@ class ServerShell(Shell[ServerConnection]):
             self._done(call)
 
     def _fail(self, stream_id: int, error: Error) -> None:
-        if self.connection.is_open(stream_id) and not self.closed:
+        if self.connection.is_open(stream_id):
             self.connection.send_error(stream_id, error.code, error.message, error.details)
 
     def _done(self, call: _Call) -> None:
@@ -223,6 +228,9 @@ class ServerShell(Shell[ServerConnection]):
             call.timer.cancel()
         if call.task is not None:
             call.task.cancel()
+            if not call.started:
+                # A task that is cancelled before its first step never runs a line of ours.
+                self._done(call)
 
     def _late(self, stream_id: int) -> None:
         self._fail(stream_id, Error(Code.DEADLINE_EXCEEDED, "the deadline of the call has passed"))

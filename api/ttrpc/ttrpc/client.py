@@ -44,7 +44,8 @@ class _ClientShell(Shell[ClientConnection]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        text = f"ttrpc: closed: {exc}" if exc else "ttrpc: closed"
+        reason = self.broken or str(exc or "")
+        text = f"ttrpc: closed: {reason}" if reason else "ttrpc: closed"
         for future in self.calls.values():
             if not future.done():
                 future.set_exception(ClosedError(text))
@@ -59,14 +60,14 @@ class _ClientShell(Shell[ClientConnection]):
                 self._response(event)
             elif isinstance(event, DataReceived):
                 stream = self.streams.get(event.stream_id)
-                if stream is not None and not stream.put(event.payload):
-                    self.overfull(event.stream_id, self._starved)
+                if stream is not None and not stream.inbox.put(event.payload):
+                    self.overfull(event.stream_id, stream.inbox, self._starved)
             elif isinstance(event, RemoteClosed):
                 self.end(event.stream_id, None)
             elif isinstance(event, StreamFailed):
                 self.end(event.stream_id, Error(event.code, event.message))
             elif isinstance(event, ConnectionBroken):
-                self.hang_up()
+                self.hang_up(event.reason)
         self.flush()
 
     def _response(self, event: ResponseReceived) -> None:
@@ -113,7 +114,7 @@ class ClientStream(Generic[Req, Resp]):
         self._id = stream_id
         self._parse = parse
         self._receives = receives
-        self._inbox = Inbox(shell.limits, lambda: shell.release(stream_id))
+        self.inbox = Inbox(shell.limits, lambda: shell.release(stream_id))
         self._timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> ClientStream[Req, Resp]:
@@ -136,10 +137,11 @@ class ClientStream(Generic[Req, Resp]):
 
         Error if the message is over the limit, or with the server's answer if the stream is over.
         """
-        await self._shell.drain()
+        payload = message.SerializeToString()
+        await self._shell.take_turn(len(payload))
         if not self._shell.connection.is_open(self._id):
-            raise self._inbox.error or Error(Code.CANCELLED, "the server has ended the stream")
-        self._shell.connection.send_data(self._id, message.SerializeToString())
+            raise self.inbox.error or Error(Code.CANCELLED, "the server has ended the stream")
+        self._shell.connection.send_data(self._id, payload)
         self._shell.flush()
 
     async def close_send(self) -> None:
@@ -150,7 +152,7 @@ class ClientStream(Generic[Req, Resp]):
 
     async def receive(self) -> Resp | None:
         """Waits for the server's next message; None after the last. Error if the call failed."""
-        payload = await self._inbox.get()
+        payload = await self.inbox.get()
         return None if payload is None else self._parse(payload)
 
     async def result(self) -> Resp:
@@ -171,10 +173,6 @@ class ClientStream(Generic[Req, Resp]):
         """Ends the stream with `error` at a time of the loop's clock."""
         self._timer = self._shell.loop.call_at(when, self._shell.give_up, self._id, error)
 
-    def put(self, payload: bytes) -> bool:
-        """The connection hands in a message; False when that fills the stream."""
-        return self._inbox.put(payload)
-
     def respond(self, response: Response) -> None:
         """The connection hands in the response that ends the stream."""
         status, payload = response
@@ -183,12 +181,12 @@ class ClientStream(Generic[Req, Resp]):
             return
         # Where a stream of messages was expected, an empty response only says that it is over.
         if payload or not self._receives:
-            self._inbox.put(payload)
+            self.inbox.put(payload)
         self.finish(None)
 
     def finish(self, error: Error | None) -> None:
         """The connection says that nothing more comes."""
-        self._inbox.finish(error)
+        self.inbox.finish(error)
         self._shell.release(self._id)
         if self._timer is not None:
             self._timer.cancel()
@@ -225,7 +223,7 @@ class Client:
         method: str,
         payload: bytes,
         *,
-        timeout: float | None = None,  # noqa: ASYNC109  # it goes over the wire
+        timeout: float | None = None,
         metadata: Metadata | None = None,
     ) -> bytes:
         """Calls a unary method with a serialized message and gives the serialized response.
@@ -265,7 +263,7 @@ class Client:
         payload: bytes = b"",
         sends: bool,
         receives: bool,
-        timeout: float | None = None,  # noqa: ASYNC109  # it goes over the wire
+        timeout: float | None = None,
         metadata: Metadata | None = None,
     ) -> ClientStream[Any, Resp]:
         """Opens a stream; generated clients do it with the right types.

@@ -75,7 +75,7 @@ class Server:
         loop = asyncio.get_running_loop()
         await loop.connect_accepted_socket(lambda: ServerShell(self), sock)
 
-    async def shutdown(self, timeout: float | None = None) -> bool:  # noqa: ASYNC109  # not a cancel scope
+    async def shutdown(self, timeout: float | None = None) -> bool:
         """Stops: no new connections, idle ones closed, the others when their calls are answered.
 
         After `timeout` seconds (None: never) what is left is cancelled and closed. Gives True if

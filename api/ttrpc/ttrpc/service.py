@@ -118,8 +118,8 @@ class Limits:
     """What one connection may use.
 
     The protocol has no flow control. A stream whose reader falls behind by `inbox_messages` or
-    `inbox_bytes` stops the reading of its connection, so that the peer's writes block; when that
-    has lasted `stream_grace` seconds the stream is failed and the others go on.
+    `inbox_bytes` stops the reading of its connection, so that the peer's writes block; if its
+    reader then takes nothing for `stream_grace` seconds, the stream is failed and the others go on.
     """
 
     message_length: int = MESSAGE_LENGTH_MAX

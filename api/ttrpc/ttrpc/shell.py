@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from .connection import Connection
 from .errors import ClosedError
+from .events import ConnectionBroken
 from .service import Limits
 
 M = TypeVar("M")
@@ -20,16 +21,33 @@ C = TypeVar("C", bound=Connection)
 
 _WRITING = -1  # the key of "the peer does not read" among the stream ids that stop the reading
 
+# How many bytes of streams are sent before everybody else has a turn, and what a message counts
+# besides its own length.
+_BURST_MAX = 1 << 16
+_MESSAGE_COST = 1 << 10
+
 
 class Inbox:
     """The messages of one stream that wait for their reader.
 
-    `on_room` is called when the reader has caught up to half of what made the inbox full.
+    `on_room` is called when the reader has caught up to half of what made the inbox full; `taken`
+    counts the messages that it has taken.
     """
 
-    __slots__ = ("_bytes", "_error", "_finished", "_full", "_items", "_limits", "_room", "_waiter")
+    __slots__ = (
+        "_bytes",
+        "_error",
+        "_finished",
+        "_full",
+        "_items",
+        "_limits",
+        "_room",
+        "_waiter",
+        "taken",
+    )
 
     def __init__(self, limits: Limits, on_room: Callable[[], None]) -> None:
+        self.taken = 0
         self._items: deque[bytes] = deque()
         self._bytes = 0
         self._limits = limits
@@ -74,6 +92,7 @@ class Inbox:
             finally:
                 self._waiter = None
         payload = self._items.popleft()
+        self.taken += 1
         self._bytes -= len(payload)
         if self._full and self._has_room():
             self._full = False
@@ -122,10 +141,16 @@ class Shell(asyncio.Protocol, Generic[C]):
         self.connection = connection
         self.limits = limits
         self.loop = asyncio.get_running_loop()
-        self.closed = False
+        self.broken = ""
+        self._burst = 0
         self._transport: asyncio.Transport | None = None
         self._brakes: dict[int, asyncio.TimerHandle | None] = {}
         self._drained: asyncio.Future[None] | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone or going: nothing can be sent any more."""
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def transport(self) -> asyncio.Transport:
@@ -141,10 +166,15 @@ class Shell(asyncio.Protocol, Generic[C]):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """asyncio: the connection is gone, in whatever way."""
-        self.closed = True
-        for stream_id in list(self._brakes):
-            self.release(stream_id)
         self._transport = None
+        for stream_id in [_WRITING, *self._brakes]:
+            self.release(stream_id)
+
+    def eof_received(self) -> None:
+        """asyncio: the peer has closed its side; the transport closes ours."""
+        for event in self.connection.receive_eof():
+            assert isinstance(event, ConnectionBroken)
+            self.broken = event.reason
 
     def flush(self) -> None:
         """Hands the connection's output to the transport."""
@@ -152,9 +182,9 @@ class Shell(asyncio.Protocol, Generic[C]):
         if data and self._transport is not None:
             self._transport.write(data)
 
-    def hang_up(self) -> None:
-        """Closes a connection whose peer can't be talked to; what was answered still goes out
-        if the peer takes it at once."""
+    def hang_up(self, reason: str = "") -> None:
+        """Closes the connection; what was answered still goes out if the peer takes it at once."""
+        self.broken = self.broken or reason
         if self._transport is None:
             return
         self.flush()
@@ -189,10 +219,35 @@ class Shell(asyncio.Protocol, Generic[C]):
         if self.closed:
             raise ClosedError
 
-    def overfull(self, stream_id: int, fail: Callable[[int], Any]) -> None:
-        """Stops reading for an inbox that is full; `fail(stream_id)` if that lasts too long."""
+    async def take_turn(self, size: int) -> None:
+        """Waits until another message of a stream may be sent; ClosedError as `drain`.
+
+        A peer that reads fast never makes the transport full, so a sender that only waited for
+        room would keep the loop from everybody else.
+        """
+        self._burst += size + _MESSAGE_COST
+        if self._burst >= _BURST_MAX:
+            self._burst = 0
+            await asyncio.sleep(0)
+        await self.drain()
+
+    def overfull(self, stream_id: int, inbox: Inbox, fail: Callable[[int], None]) -> None:
+        """Stops reading for an inbox that is full; `fail(stream_id)` if its reader stands still."""
         if stream_id not in self._brakes:
-            self._brake(stream_id, self.loop.call_later(self.limits.stream_grace, fail, stream_id))
+            self._brake(stream_id, self._watch(stream_id, inbox, fail))
+
+    def _watch(
+        self, stream_id: int, inbox: Inbox, fail: Callable[[int], None]
+    ) -> asyncio.TimerHandle:
+        taken = inbox.taken
+
+        def look() -> None:
+            if inbox.taken == taken:
+                fail(stream_id)
+            elif stream_id in self._brakes:
+                self._brakes[stream_id] = self._watch(stream_id, inbox, fail)
+
+        return self.loop.call_later(self.limits.stream_grace, look)
 
     def release(self, stream_id: int) -> None:
         """Lets the reading go on as far as this stream is concerned."""
@@ -204,7 +259,7 @@ class Shell(asyncio.Protocol, Generic[C]):
         timer = self._brakes.pop(stream_id)
         if timer is not None:
             timer.cancel()
-        if not self._brakes and not self.closed and self._transport is not None:
+        if not self._brakes and self._transport is not None:
             self._transport.resume_reading()
 
     def _brake(self, stream_id: int, timer: asyncio.TimerHandle | None) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gc
 import os
+import resource
 import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
@@ -28,6 +29,15 @@ _OOM_FIRST = b"1000"  # proc(5): where memory ends, the child is what ends
 # The memory that compiling takes: 24 to 30 bytes for each byte of wasm, on top of the process.
 _ROOM_BASE, _ROOM_FACTOR = 32 << 20, 32
 _UNLIMITED = 1 << 62
+# The signals for which the shim may have a handler; SIGPIPE stays ignored, as Python has it.
+_HANDLED = (
+    signal.SIGHUP,
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+    signal.SIGCHLD,
+)
 _IMPROVE_MAX = 8 << 30
 
 
@@ -160,13 +170,10 @@ def read(settings: Settings, source: Source) -> bytes:
 
 def _leave_shim(parent: int) -> None:
     """Lets go of the shim's signal handlers, its priorities, and of life after its death."""
-    import resource
-
     gc.disable()
     signal.set_wakeup_fd(-1)
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if callable(signal.getsignal(number)):
-            signal.signal(number, signal.SIG_DFL)
+    for number in _HANDLED:
+        signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     prctl.prctl(prctl.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:

@@ -52,7 +52,7 @@ class Child:
         ours.setblocking(False)
         return cls(pidfds.pidfd_open(pid), ours, settings.seconds)
 
-    async def code(self, what: str, message: str = "") -> tuple[int, str]:
+    async def code(self, what: str, message: bytes = b"") -> tuple[int, str]:
         """Says `message`, if any; gives (descriptor of the code, "core" or "component").
 
         `what` names the module in errors. Raises what the child says, and ResourceExhausted when
@@ -95,10 +95,10 @@ class Child:
         except TimeoutError:
             pass
 
-    def _say(self, message: str) -> None:
+    def _say(self, message: bytes) -> None:
         try:
             if message:
-                self._wire.send(message.encode(errors="replace")[: worker.MESSAGE_MAX])
+                self._wire.send(message)
         except OSError:
             pass  # it has ended: its answer, or its status, says why
 

@@ -184,6 +184,8 @@ def choose_manifest(index: Index, machine: str, image: str) -> Blob:
 def choose_layer(manifest: Manifest, name: str, image: str, searched: str) -> Blob:
     """Gives the wasm layer that args[0], `name`, means; InvalidArgument says what there is.
 
+    `searched` says what there was none of in the root file system ("the file /app.wasm").
+
     By title first. Without a match the only wasm layer is meant: always when `name` is "" or
     "/", and whatever it is when nothing but wasm is in the image; where there are file system
     layers too, a mistyped path must not run something else.
@@ -199,19 +201,26 @@ def choose_layer(manifest: Manifest, name: str, image: str, searched: str) -> Bl
         return wasm[0]
     if len({layer.digest for layer in wasm}) == 1 and len(manifest.layers) == len(wasm):
         return wasm[0]
+    also = _not_there(name, searched)
     raise errors.InvalidArgument(
-        f"args[0] {name!r} is not a file in {searched or 'the root file system'} and names none of"
-        f" the wasm layers of image {image}: {_listed(wasm, _called)}; set the container's command"
-        " to one of these titles"
+        f"args[0] {name!r} names none of the wasm layers of image {image}"
+        f" ({_listed(wasm, _called)}){also and ', and ' + also}: set the container's command to one"
+        " of these titles"
     )
 
 
 def _nothing(manifest: Manifest, name: str, image: str, searched: str) -> str:
     types = _listed(manifest.layers, lambda layer: layer.media_type or "no media type")
+    also = _not_there(name, searched)
     return (
-        f"there is nothing to run: {name!r} is not a file in {searched or 'the root file system'},"
-        f" and image {image} has no wasm layer (its layers are: {types})"
+        f"there is nothing to run: {also and also + ', and '}image {image} has no wasm layer"
+        f" (its layers are: {types})"
     )
+
+
+def _not_there(name: str, searched: str) -> str:
+    """Says what was looked for in the root file system, "" if nothing was."""
+    return f"{searched} does not exist" if searched and name.strip("/") else ""
 
 
 def _listed(layers: Sequence[Blob], say: Callable[[Blob], str]) -> str:

@@ -28,6 +28,27 @@ class Question:
     root: str
 
 
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What the shim says when it knows it: args[0], where that is not, and whether the code that
+    it was given before is of no use."""
+
+    name: str
+    searched: str
+    stale: bool
+
+    def pack(self) -> bytes:
+        """Gives the message, at most worker.MESSAGE_MAX bytes."""
+        text = f"{int(self.stale)}{self.name}\0{self.searched}"
+        return text.encode(errors="replace")[: worker.MESSAGE_MAX]
+
+    @classmethod
+    def unpack(cls, message: bytes) -> Heard:
+        """Gives what `pack` packed."""
+        name, _, searched = message.decode(errors="replace").partition("\0")
+        return cls(name[1:], searched, name.startswith("1"))
+
+
 def look_up(question: Question, settings: worker.Settings, wire: socket.socket) -> None:
     """Finds the layer and hands its code to the shim.
 
@@ -40,14 +61,14 @@ def look_up(question: Question, settings: worker.Settings, wire: socket.socket) 
     containerd = Containerd(question.address, question.namespace, question.root)
     image = containerd.image_name(question.container_id)
     manifest = manifest_of(containerd, image)
-    heard = wire.recv(worker.MESSAGE_MAX)
-    if not heard:
+    message = wire.recv(worker.MESSAGE_MAX)
+    if not message:
         return
-    name, _, searched = heard.decode(errors="replace").partition("\0")
-    layer = layers.choose_layer(manifest, name, image, searched)
+    heard = Heard.unpack(message)
+    layer = layers.choose_layer(manifest, heard.name, image, heard.searched)
     called = f"layer {layer.title!r}" if layer.title else f"layer {layer.digest}"
     what = f"{called} of image {image}"
-    code = worker.cached(settings, layer.hex)
+    code = worker.cached(settings, layer.hex, stale=heard.stale)
     if code is not None:
         worker.answer(wire, code)
         if code.tier == worker.GOOD:

@@ -21,7 +21,8 @@ class Found(Protocol):
     """What the container's own process saw of args[0], `name`, in its root file system.
 
     `kind` is "wasm", with the file's descriptor and the hex SHA-256 of its bytes, or "missing",
-    with the places in which it was `searched`.
+    and then `searched` says what there is not ("the file /app.wasm"). `stale`: the code that was
+    given before is of no use, so that it has to be compiled again.
     """
 
     @property
@@ -34,6 +35,8 @@ class Found(Protocol):
     def fd(self) -> int: ...
     @property
     def searched(self) -> str: ...
+    @property
+    def stale(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +83,8 @@ async def module(
                 cgroup_fds=cgroup_fds,
             )
             what = f"the image of container {container_id}"
-            fd, kind = await child.code(what, f"{name}\0{found.searched}")
+            heard = lookup.Heard(name, found.searched, found.stale)
+            fd, kind = await child.code(what, heard.pack())
     finally:
         if found.fd >= 0:
             os.close(found.fd)
@@ -129,7 +133,7 @@ def settings(config: Config, cgroup_fds: Sequence[int]) -> worker.Settings:
 async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, str]:
     """Gives (descriptor, kind) of the code for a file, out of the cache or of a child."""
     source = worker.Source(found.fd, found.digest, f"the file {name!r}")
-    code = worker.cached(bench, found.digest)
+    code = worker.cached(bench, found.digest, stale=found.stale)
     if code is None:
         child = builder.Child.fork(
             lambda wire: worker.build(bench, source, wire), bench, [found.fd]

@@ -71,12 +71,16 @@ class Code:
     tier: str
 
 
-def cached(settings: Settings, digest: str) -> Code | None:
-    """Gives the best code that the cache has for `digest`."""
+def cached(settings: Settings, digest: str, *, stale: bool = False) -> Code | None:
+    """Gives the best code that the cache has for `digest`; drops it, if it is `stale`."""
     from copepod.engine import artifact
 
     for tier in (GOOD, QUICK):
-        fd = settings.cache.open(settings.profile.at(tier).key(), digest)
+        key = settings.profile.at(tier).key()
+        if stale:
+            settings.cache.discard(key, digest)
+            continue
+        fd = settings.cache.open(key, digest)
         if fd is None:
             continue
         trailer = artifact.read(fd)

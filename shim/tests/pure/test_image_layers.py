@@ -59,7 +59,7 @@ def on(*platform: str) -> dict[str, Any]:
 
 
 def choose(found: layers.Manifest, name: str) -> layers.Blob:
-    return layers.choose_layer(found, name, "docker.io/x:1", "/app, /usr/bin")
+    return layers.choose_layer(found, name, "docker.io/x:1", "the file /c.wasm")
 
 
 @pytest.mark.parametrize("media_type", sorted(layers.WASM_MEDIA_TYPES))
@@ -99,8 +99,8 @@ def test_several_layers_and_no_match_lists_the_titles() -> None:
     with pytest.raises(errors.InvalidArgument) as caught:
         choose(found, "/c.wasm")
     assert str(caught.value) == (
-        "args[0] '/c.wasm' is not a file in /app, /usr/bin and names none of the wasm layers of"
-        " image docker.io/x:1: 'a.wasm', sha256:ffffffffffff... without a title; set the"
+        "args[0] '/c.wasm' names none of the wasm layers of image docker.io/x:1 ('a.wasm',"
+        " sha256:ffffffffffff... without a title), and the file /c.wasm does not exist: set the"
         " container's command to one of these titles"
     )
 
@@ -117,7 +117,7 @@ def test_no_wasm_layer_says_what_there_is() -> None:
     with pytest.raises(errors.InvalidArgument) as caught:
         choose(found, "/app.wasm")
     assert str(caught.value) == (
-        "there is nothing to run: '/app.wasm' is not a file in /app, /usr/bin, and image"
+        "there is nothing to run: the file /c.wasm does not exist, and image"
         f" docker.io/x:1 has no wasm layer (its layers are: {TAR}, text/plain)"
     )
     with pytest.raises(errors.InvalidArgument, match="its layers are: none"):

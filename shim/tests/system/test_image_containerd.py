@@ -95,7 +95,8 @@ class Found:
     kind: str = "missing"
     digest: str = ""
     fd: int = -1
-    searched: str = "/app"
+    searched: str = "the file /two.wasm"
+    stale: bool = False
 
 
 def module(node: pathlib.Path, cache: pathlib.Path, container: str, **more: Any) -> resolve.Module:

@@ -65,7 +65,8 @@ class Found:
     name: str = "/"
     digest: str = ""
     fd: int = -1
-    searched: str = "/app"
+    searched: str = "the file /app"
+    stale: bool = False
 
 
 class Node:
@@ -235,6 +236,14 @@ def test_better_code_that_is_missing_is_made_at_the_next_hit(node: Node) -> None
     check(run(node.module(node.file(EMPTY))), EMPTY, "cranelift")
 
 
+@pytest.mark.parametrize("layer", [True, False])
+def test_code_that_is_of_no_use_is_made_again(node: Node, layer: bool) -> None:
+    node.image(node.blob(EMPTY, "application/wasm"))
+    for stale, tier in ((False, "winch"), (False, "cranelift"), (True, "winch")):
+        found = Found() if layer else node.file(EMPTY)
+        check(run(node.module(replace(found, stale=stale))), EMPTY, tier)
+
+
 def test_a_component(node: Node) -> None:
     made = run(node.module(node.file(COMPONENT)))
     trailer = artifact.read(made.fd)
@@ -362,9 +371,9 @@ def test_an_index_is_followed(node: Node) -> None:
 def test_an_image_without_wasm(node: Node) -> None:
     node.image(node.blob(b"x", "application/vnd.oci.image.layer.v1.tar"))
     with pytest.raises(errors.InvalidArgument) as caught:
-        run(node.module(Found(name="/app.wasm", searched="/usr/bin, /bin")))
+        run(node.module(Found(name="/app.wasm", searched="the file /app.wasm")))
     assert str(caught.value) == (
-        "there is nothing to run: '/app.wasm' is not a file in /usr/bin, /bin, and image"
+        "there is nothing to run: the file /app.wasm does not exist, and image"
         f" {IMAGE} has no wasm layer (its layers are: application/vnd.oci.image.layer.v1.tar)"
     )
 
@@ -473,10 +482,10 @@ def test_a_compiler_that_takes_too_long(node: Node) -> None:
 def test_a_child_that_ends_badly(
     node: Node, work: Callable[[Any], None], kind: type[errors.Error], said: str
 ) -> None:
-    async def forked(message: str) -> tuple[int, str]:
+    async def forked(message: bytes) -> tuple[int, str]:
         return await builder.Child.fork(work, node.settings()).code("the file 'x'", message)
 
-    for message in ("", "heard by nobody"):
+    for message in (b"", b"heard by nobody"):
         with pytest.raises(kind, match=said):
             run(forked(message))
 

@@ -169,8 +169,7 @@ def died(status: int, what: str) -> errors.Error:
     if status == 128 + signal.SIGKILL:
         return errors.ResourceExhausted(
             f"compiling {what} was killed, most likely at the container's memory limit: it takes"
-            " about 30 times the module's size, once on this node; raise the limit, or compile"
-            " ahead with `copepod cache`"
+            " about 30 times the module's size, once on this node; raise the limit"
         )
     if 128 < status < _LOST:
         name = signal.Signals(status - 128).name

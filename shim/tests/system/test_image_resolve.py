@@ -8,6 +8,7 @@ import os
 import pathlib
 import select
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Iterator
@@ -16,12 +17,14 @@ from hashlib import sha256
 from typing import Any, TypeVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from copepod import errors
 from copepod.config import Config
 from copepod.engine import artifact
 from copepod.engine.profile import Profile
-from copepod.image import builder, content, layers, resolve, worker
+from copepod.image import builder, content, layers, lookup, resolve, worker
 from copepod.image.cache import Cache
 
 pytestmark = pytest.mark.system
@@ -441,7 +444,43 @@ def test_a_containerd_that_is_not_there(node: Node) -> None:
         run(node.module(Found(), grpc_address=str(node.folder / "none")))
 
 
+def test_a_socket_that_nobody_listens_to(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(content.Containerd.__init__, "__defaults__", (0.2,))
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(node.folder / "silent"))
+        silent.listen()
+        with pytest.raises(errors.Unavailable, match="container c1"):
+            run(node.module(Found(), grpc_address=str(node.folder / "silent")))
+
+
 # The child
+
+
+def test_many_at_once_compile_once(node: Node) -> None:
+    data = large(300)
+    node.image(node.blob(data, "application/wasm"))
+
+    async def all_at_once() -> list[resolve.Module]:
+        files = [node.file(data) for _ in range(6)]
+        return await asyncio.gather(
+            *(node.module(found) for found in files), *(node.module(Found()) for _ in range(6))
+        )
+
+    made = run(all_at_once())
+    assert len({os.fstat(module.fd).st_ino for module in made}) <= 2  # the quick one, the good one
+    for module in made:
+        os.close(module.fd)
+    assert len(node.cache.ls()) == 2
+
+
+@given(st.text(st.characters(exclude_characters="\0")), st.text(), st.booleans())
+def test_what_the_shim_says_is_heard(name: str, searched: str, stale: bool) -> None:
+    searched = searched.replace("\0", "")
+    said = lookup.Heard(name, searched, stale)
+    assert lookup.Heard.unpack(said.pack()) == said
+    long = lookup.Heard(name, searched * 10_000, stale)
+    assert len(long.pack()) <= worker.MESSAGE_MAX
+    assert lookup.Heard.unpack(long.pack()).name == name
 
 
 def test_cancelling_kills_the_child(node: Node) -> None:

@@ -17,17 +17,22 @@ NOT_WASM = f"{HOST}/not-wasm:1"
 TRUNCATED = f"{HOST}/truncated:1"
 IMPORTING = f"{HOST}/importing:1"
 PRECOMPILED = f"{HOST}/precompiled:1"
+PRECOMPILED_LAYER = f"{HOST}/precompiled:layer"
 TAMPERED = f"{HOST}/tampered:1"
 
 
 @dataclass(frozen=True, slots=True)
 class Bad:
-    """A request that must fail: its name, what does it, and the words of which one must be said."""
+    """A request that must fail: its name, what does it, and the words of which one must be said.
+
+    `since` is the containerd whose ctr can ask for it.
+    """
 
     name: str
     ask: Callable[[Runner], Done]
     says: tuple[str, ...]
     layers: bool = False
+    since: tuple[int, ...] = ()
 
 
 def catalogue(*, layers: bool) -> list[Image]:
@@ -43,6 +48,7 @@ def catalogue(*, layers: bool) -> list[Image]:
     if layers:
         # Same program, other bytes: a custom section makes its digest unknown to every cache.
         found.append(images.layer_wasm(TAMPERED, whole + b"\x00\x05\x04note"))
+        found.append(images.layer_wasm(PRECOMPILED_LAYER, guests.precompiled()))
     return found
 
 
@@ -73,16 +79,19 @@ CASES = (
     ),
     Bad("an import nobody provides", _plain(IMPORTING), ("nobody_has_this",)),
     Bad("precompiled module", _plain(PRECOMPILED), ("precompiled",)),
+    Bad("precompiled layer", _plain(PRECOMPILED_LAYER), ("precompiled",), layers=True),
     Bad("wrong digest", _tampered, ("digest",), layers=True),
     Bad(
-        "missing cwd",
-        _plain(images.C_ROOTFS, "--cwd", "/no/such/dir", args=(images.MODULE, "hello")),
-        ("/no/such/dir",),
+        # One that is merely missing is made, as runc does.
+        "cwd that cannot be",
+        _plain(images.C_ROOTFS, "--cwd", "/guest.wasm/dir", args=(images.MODULE, "hello")),
+        ("/guest.wasm/dir",),
     ),
     Bad(
         "unknown user",
         _plain(images.C_ROOTFS, "--user", "nosuchuser", args=(images.MODULE, "hello")),
-        ("user",),
+        ("no users found",),
+        since=(1, 7),
     ),
     Bad(
         "mount source that does not exist",

@@ -5,6 +5,7 @@ It never talks to a containerd that it did not start.
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Mapping
@@ -35,14 +36,18 @@ class Release:
 
     @property
     def major(self) -> int:
-        return int(self.version.split(".", 1)[0])
+        """1 or 2."""
+        return self.numbers[0]
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The version as numbers, to be compared."""
+        return tuple(int(part) for part in re.findall(r"\d+", self.version)[:3])
 
     @property
     def wasm_layers(self) -> bool:
         """True when it can take images whose layers are no tar (from 1.6.25 and 1.7.7)."""
-        parts = [int("".join(c for c in part if c.isdigit())) for part in self.version.split(".")]
-        numbers = tuple(parts[:3])
-        return numbers >= (1, 7, 7) or (1, 6, 25) <= numbers < (1, 7, 0)
+        return self.numbers >= (1, 7, 7) or (1, 6, 25) <= self.numbers < (1, 7)
 
 
 def release(wanted: str) -> Release:

@@ -35,7 +35,13 @@ def media_name(media_type: str) -> str:
 
 def rootfs_wasm(name: str, module: bytes, **fields: Any) -> Image:
     """A module as a file of an ordinary layer: what every containerd can unpack."""
-    layer = oci.tar_layer([Entry("tmp", directory=True, mode=0o1777), Entry(MODULE[1:], module)])
+    entries = [
+        Entry("tmp", directory=True, mode=0o1777),
+        Entry("etc/passwd", PASSWD.encode(), 0o644),
+        Entry("etc/group", GROUP.encode(), 0o644),
+        Entry(MODULE[1:], module),
+    ]
+    layer = oci.tar_layer(entries)
     return Image(name, (layer,), {"Entrypoint": [MODULE], "WorkingDir": "/"} | fields)
 
 

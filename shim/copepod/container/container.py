@@ -227,12 +227,13 @@ class Container:
 
     async def exec(self, process: bytes, stdio: Sequence[int], *, terminal: bool) -> spawn.Process:
         """Makes one more process (OCI Process, JSON) in the container, ready to run."""
-        fds = self._cgroup.procs_fds()
+        fds = self._cgroup.procs_fds(self.init.pid)
         try:
             order = spawn.ExecOrder(
-                container=self.init,
                 id=self._wanted.id,
                 spec=self.spec,
+                bundle=self._wanted.bundle,
+                init=self.init,
                 process=spec.parse_process(process),
                 stdio=(stdio[0], stdio[1], stdio[2]),
                 terminal=terminal,

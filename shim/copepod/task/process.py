@@ -26,7 +26,7 @@ class Handle(Protocol):
 
     pid: int
     pidfd: int
-    master: int
+    console: int
     """The terminal's master, or -1; taken over by the receiver."""
 
     async def start(self) -> None:
@@ -65,10 +65,10 @@ class Process:
         """Takes a process that is ready to run; `on_exit` is awaited with its exit status."""
         self.handle, self.pid = handle, handle.pid
         self.stdio.release_child()
-        if handle.master >= 0:
+        if handle.console >= 0:
             from copepod.task.console import Console
 
-            self.console = Console(handle.master, self.stdio.console_in, self.stdio.console_out)
+            self.console = Console(handle.console, self.stdio.console_in, self.stdio.console_out)
         self._watcher = asyncio.create_task(self._watch(handle, on_exit))
 
     async def _watch(self, handle: Handle, on_exit: Callable[[int], Awaitable[None]]) -> None:

@@ -24,7 +24,7 @@ class FakeHandle:
         )
         os.close(read)
         self.pidfd = os.pidfd_open(self.pid)
-        self.master = -1
+        self.console = -1
         self._fail = fail
 
     async def start(self) -> None:

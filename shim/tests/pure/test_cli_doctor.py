@@ -16,7 +16,7 @@ from copepod.cli.doctor.context import Context, Finding, answers, has_library, h
 from copepod.cli.image.describe import Description
 from copepod.cli.node import check, detect, runtime
 from copepod.cli.system import Process, Result
-from tests import cli_fakes as fakes
+import cli_fakes as fakes
 
 ETC = "/etc/containerd/config.toml"
 PROCESS = Process(9, ("/usr/bin/containerd",), "/usr/bin/containerd", "/usr/bin", 1e10)

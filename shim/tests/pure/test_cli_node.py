@@ -13,7 +13,7 @@ from copepod import errors
 from copepod.cli import command
 from copepod.cli.node import apply, check, detect, plan, runtime
 from copepod.cli.system import Process, Result
-from tests import cli_fakes as fakes
+import cli_fakes as fakes
 
 ETC = "/etc/containerd/config.toml"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from copepod import errors
 from copepod.cli.node import tomltext
-from tests import cli_fakes as fakes
+import cli_fakes as fakes
 
 BLOCK = '[plugins."x".copepod]\n  a = 1\n'
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from copepod.cli.node import check, runtime
-from tests import cli_fakes as fakes
+import cli_fakes as fakes
 
 pytestmark = [
     pytest.mark.system,

@@ -172,7 +172,9 @@ def test_a_group_with_processes_is_not_ours() -> None:
 
 def test_update_of_a_running_container() -> None:
     group = created(TYPICAL)
-    with Guest(group):
+    with Guest(group, eat(8 * MEGABYTE)) as guest:
+        while int(value(group, "memory", "memory.usage_in_bytes")) < 8 * MEGABYTE:
+            assert not select.select([guest.pidfd], [], [], 0.005)[0]
         for limit in (32, 128, 16, -1, 64):
             bytes_ = limit * MEGABYTE if limit > 0 else -1
             memory = Memory(limit=bytes_, swap=bytes_)

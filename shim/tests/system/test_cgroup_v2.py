@@ -96,7 +96,7 @@ def test_freeze_thaw_kill() -> None:
 
 def test_a_freeze_that_is_given_up_thaws(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(*_: object) -> bool:
-        return await asyncio.get_running_loop().create_future()
+        return bool(await asyncio.get_running_loop().create_future())
 
     monkeypatch.setattr(cgroup_wait, "event", never)
     group = created()

@@ -241,6 +241,20 @@ def name_at(address: int | None) -> str:
     return ByteVec.from_address(address).text() if address else ""
 
 
+def caller_memory(caller: int) -> tuple[int, int]:
+    """Address and size of the memory that the caller of a host function exports; (0, 0) if none.
+
+    Both hold until the guest runs again.
+    """
+    lib, extern = library(), Extern()
+    found = lib.wasmtime_caller_export_get(caller, b"memory", 6, ctypes.byref(extern))
+    if not found or extern.kind != EXTERN_MEMORY:
+        return 0, 0
+    context = lib.wasmtime_caller_context(caller)
+    address = lib.wasmtime_memory_data(context, extern.item)
+    return address or 0, lib.wasmtime_memory_data_size(context, extern.item)
+
+
 def u32_at(address: int) -> int:
     """An unsigned 32-bit number in the library's or the guest's memory."""
     return ctypes.c_uint32.from_address(address).value

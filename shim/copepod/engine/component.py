@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 
 from copepod import errors
-from copepod.engine import component_objects, objects, wasi
+from copepod.engine import component_objects, guest, objects, wasi
 from copepod.engine.guest import ExitCode, Loaded, Options, Ready
 
 _VERSION = re.compile(r"@0\.2\.\d+$")
@@ -68,21 +68,22 @@ def _provided(name: str) -> bool:
 
 def link(loaded: Loaded, options: Options) -> Ready:
     """Checks imports and entry. Raises errors.InvalidArgument naming what is missing."""
-    entry = _entry(loaded, options.entry)
+    knobs = options.knobs
+    entry = _entry(loaded, options.entry or knobs.entry)
     wanted = check_imports(loaded.module, loaded.engine)
     linker = component_objects.ComponentLinker(loaded.engine)
     linker.define_wasi()
     exit_code = ExitCode()
     linker.define(_EXIT, "exit-with-code", exit_code.exit_with_code)
-    store = objects.Store(loaded.engine)
-    sockets = options.network and any(name.startswith(_SOCKETS) for name in wanted)
-    config = wasi.config(options.args, options.env, options.cwd, options.preopens, network=sockets)
+    sockets = knobs.network and any(name.startswith(_SOCKETS) for name in wanted)
+    config = wasi.config(options.args, options.env, options.cwd, knobs.preopens, network=sockets)
+    store = guest.store(loaded, knobs)
     store.set_wasi(config, http=True)
 
     def call() -> int:
         return 0 if linker.instantiate(store, loaded.module).call(entry) else 1
 
-    return Ready(call, exit_code)
+    return Ready(call, loaded, knobs, exit_code)
 
 
 def _entry(loaded: Loaded, wanted: str | None) -> list[str]:

@@ -5,16 +5,21 @@ It refuses nothing: by the time a guest is Ready all that can be refused has bee
 
 from __future__ import annotations
 
+import _thread
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from copepod.engine import capi, objects, wasi
+from copepod import errors
+from copepod.engine import capi, objects
+from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 
 TRAP_EXIT_CODE = 134  # 128 + SIGABRT; 137 would read as an out-of-memory kill
 _EXITING = b"exit"
+_TRAP = "wasm trap: "
 # The engine's text: frames as "    3:   0x2e0 - module!name", causes numbered if they are several.
 _FRAME = re.compile(r"\s+\d+:\s+0x[0-9a-f]+ - |\s+at ")
 _NUMBER = re.compile(r"^\s*(\d+: )?\s*")
@@ -37,16 +42,13 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the guest gets. `entry` names an export to call instead of the usual one, `network`
-    opens wasi:sockets and name look-up to a component.
-    """
+    """What the guest gets. `entry` (of the command line) goes before the one of `knobs`."""
 
     args: list[str]
     env: list[str] = field(default_factory=list)
     cwd: str = "/"
-    preopens: tuple[wasi.Preopen, ...] = (wasi.ROOT,)
     entry: str | None = None
-    network: bool = True
+    knobs: Knobs = field(default_factory=Knobs)
 
 
 class ExitCode:
@@ -71,27 +73,61 @@ class ExitCode:
 class Ready:
     """A guest that is one call from running."""
 
-    def __init__(self, call: Callable[[], int], exit_code: ExitCode | None = None) -> None:
-        self._call, self._exit_code = call, exit_code or ExitCode()
+    def __init__(
+        self, call: Callable[[], int], loaded: Loaded, knobs: Knobs, exit_code: ExitCode
+    ) -> None:
+        self._call, self._loaded, self._knobs, self._exit = call, loaded, knobs, exit_code
 
     def run(self) -> int:
         """Runs the guest and gives its exit code, 0 to 255; 134 after a trap, whose message and
         wasm backtrace go to file descriptor 2. Never raises.
         """
         try:
+            if self._knobs.time_limit is not None:
+                _thread.start_new_thread(self._end_after, (self._knobs.time_limit,))
             return self._call()
         except capi.EngineError as error:
-            if self._exit_code.code is not None:
-                return self._exit_code.code
+            if self._exit.code is not None:
+                return self._exit.code
             if error.exit_status is not None:
                 return error.exit_status & 0xFF
-            say(report(error))
+            say(report(error, self._knobs))
         except BaseException as error:  # whatever it is, the container has to end with a code
             say(f"copepod: the guest could not be run: {error}\n")
         return TRAP_EXIT_CODE
 
+    def _end_after(self, seconds: float) -> None:
+        """A thread of its own: the guest's doesn't come back to Python before its end."""
+        time.sleep(seconds)
+        self._loaded.engine.increment_epoch()
 
-def report(error: capi.EngineError) -> str:
+
+def store(loaded: Loaded, knobs: Knobs) -> objects.Store:
+    """A store with the knobs' limits.
+
+    Raises errors.Internal when the code was compiled for other ones.
+    """
+    if knobs.profile().at(loaded.profile.tier).key() != loaded.profile.key():
+        raise errors.Internal("copepod: the module is compiled for other limits than it is run by")
+    made = objects.Store(loaded.engine)
+    made.limit(
+        memory=_or_none(knobs.memory),
+        elements=_or_none(knobs.table_elements),
+        tables=_or_none(knobs.tables),
+        instances=_or_none(knobs.instances),
+    )
+    if knobs.fuel is not None:
+        made.set_fuel(knobs.fuel)
+    if knobs.time_limit is not None:
+        made.set_deadline(1)
+    return made
+
+
+def _or_none(value: int | None) -> int:
+    return -1 if value is None else value
+
+
+def report(error: capi.EngineError, knobs: Knobs) -> str:
     """What a person sees of a trap: why, and the wasm frames, innermost first."""
     frames, causes = [], []
     for line in error.message.splitlines():
@@ -100,8 +136,17 @@ def report(error: capi.EngineError) -> str:
         elif _CAUSE.search(line) and not line.startswith(("note: using", "error while executing")):
             causes.append(_NUMBER.sub("", line))
     why = ": ".join(reversed(causes)) or "it does not say why"
-    text = f"copepod: the guest trapped: {why.replace('wasm trap: ', '')}\n"
+    text = f"copepod: {_limit(why, knobs) or 'the guest trapped: ' + why.replace(_TRAP, '')}\n"
     return text + "\n".join(["wasm backtrace:", *frames, ""]) if frames else text
+
+
+def _limit(why: str, knobs: Knobs) -> str:
+    """The sentence for a trap that a knob made."""
+    if knobs.time_limit is not None and why == f"{_TRAP}interrupt":
+        return f"the guest was ended: it ran for its time limit of {knobs.time_limit:g} s"
+    if knobs.fuel is not None and why == f"{_TRAP}all fuel consumed by WebAssembly":
+        return f"the guest was ended: it used up its fuel of {knobs.fuel}"
+    return ""
 
 
 def say(text: str) -> None:

@@ -110,6 +110,16 @@ class Module(Owned):
         return cls(_made(getattr(capi.library(), name), engine.pointer, data, size), kind)
 
     @classmethod
+    def from_text(cls, engine: Engine, text: str) -> Module:
+        """Compiles a core module of our own, written in text format."""
+        lib, source, out = capi.library(), text.encode(), capi.ByteVec()
+        capi.check(lib.wasmtime_wat2wasm(source, len(source), ctypes.byref(out)))
+        try:
+            return cls.compile(engine, out.data, out.size, "core")
+        finally:
+            lib.wasm_byte_vec_delete(ctypes.byref(out))
+
+    @classmethod
     def deserialize_file(cls, engine: Engine, path: str, kind: str) -> Module:
         """Maps compiled code from a file. Raises EngineError when it is not this engine's.
 
@@ -213,13 +223,22 @@ class Linker(Owned):
         lib.wasm_functype_delete(kind)
         capi.check(error)
 
-    def has(self, store: Store, module: str, name: str) -> bool:
-        """Whether a name is defined."""
+    def get(self, store: Store, module: str, name: str) -> capi.Extern | None:
+        """What a name stands for, if it is defined."""
         where, what, item = module.encode(), name.encode(), capi.Extern()
-        found: bool = capi.library().wasmtime_linker_get(
+        found = capi.library().wasmtime_linker_get(
             self.pointer, store.context, where, len(where), what, len(what), ctypes.byref(item)
         )
-        return found
+        return item if found else None
+
+    def define_item(self, store: Store, module: str, name: str, item: capi.Extern) -> None:
+        """Defines something of an instance in the store."""
+        where, what, place = module.encode(), name.encode(), ctypes.byref(item)
+        capi.check(
+            capi.library().wasmtime_linker_define(
+                self.pointer, store.context, where, len(where), what, len(what), place
+            )
+        )
 
     def instantiate_pre(self, module: Module) -> InstancePre:
         """Checks every import and runs nothing. Raises EngineError for one that doesn't fit."""
@@ -251,20 +270,26 @@ class Instance:
     def __init__(self, store: Store, instance: ctypes.Array[ctypes.c_uint64]) -> None:
         self._store, self._instance = store, instance
 
+    def export(self, name: str) -> capi.Extern:
+        """Something that the module exports; errors.InvalidArgument when it isn't there."""
+        extern, what = capi.Extern(), name.encode()
+        found = capi.library().wasmtime_instance_export_get(
+            self._store.context, self._instance, what, len(what), ctypes.byref(extern)
+        )
+        if not found:
+            raise errors.InvalidArgument(f"the module exports no {name!r}")
+        return extern
+
     def call(self, name: str, results: int) -> list[int]:
         """Calls an exported function that takes nothing; gives the raw low 64 bits of each result.
 
         Raises EngineError for a trap, errors.InvalidArgument when there is no such function.
         """
-        lib, extern, trap = capi.library(), capi.Extern(), ctypes.c_void_p()
-        what = name.encode()
-        found = lib.wasmtime_instance_export_get(
-            self._store.context, self._instance, what, len(what), ctypes.byref(extern)
-        )
-        if not found or extern.kind != capi.EXTERN_FUNC:
-            raise errors.InvalidArgument(f"the module exports no function {name!r}")
+        extern, trap = self.export(name), ctypes.c_void_p()
+        if extern.kind != capi.EXTERN_FUNC:
+            raise errors.InvalidArgument(f"the module's {name!r} is not a function")
         values = (ctypes.c_uint64 * (2 * max(results, 1)))()
-        error = lib.wasmtime_func_call_unchecked(
+        error = capi.library().wasmtime_func_call_unchecked(
             self._store.context, extern.item, values, results, ctypes.byref(trap)
         )
         capi.check(error)

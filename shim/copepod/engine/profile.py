@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 DEFAULT_STACK = MIB
+MIN_STACK = 64 << 10
 MAX_STACK = 64 * MIB
 # Our names of the proposals that can be switched off, and the config setters they stand for.
 FEATURES = {
@@ -57,7 +58,7 @@ class Profile:
             raise errors.InvalidArgument(f"there is no compiler {self.tier!r}")
         if self.profiling not in _PROFILERS:
             raise errors.InvalidArgument(f"there is no profiling {self.profiling!r}")
-        if not 64 << 10 <= self.stack <= MAX_STACK:
+        if not MIN_STACK <= self.stack <= MAX_STACK:
             raise errors.InvalidArgument(f"a wasm stack of {self.stack} bytes is not in 64Ki..64Mi")
         unknown = sorted(set(self.disabled) - FEATURES.keys())
         if unknown:

@@ -7,15 +7,19 @@ imports what we don't provide is refused at `link`, before any of its code has r
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from copepod import errors
-from copepod.engine import artifact, capi, component, objects, wasi
+from copepod.engine import artifact, capi, component, guest, listen, objects, wasi
 from copepod.engine.guest import ExitCode, Loaded, Options, Ready
+from copepod.engine.limits import Preopen
+from copepod.engine.preview1 import MODULE as _P1
 from copepod.engine.profile import Profile
 
 __all__ = ["Loaded", "Options", "Ready", "Unusable", "link", "load"]
 
-_P1 = "wasi_snapshot_preview1"
+# Keeps the number of a listening socket's descriptor free of the engine's own.
+_PLACEHOLDER = Preopen("/", "", writable=False)
 _KINDS = ("function", "global", "table", "memory", "tag")  # wasm_externkind_t
 
 
@@ -36,7 +40,7 @@ def load(fd: int, kind: str, profile: Profile) -> Loaded:
     profile = profile.at(trailer.tier)
     if trailer.key != profile.key():
         raise Unusable(f"the compiled file is for engine {trailer.key}, not {profile.key()}")
-    engine = profile.engine()
+    engine = replace(profile, parallel=False).engine()
     try:
         module = objects.Module.deserialize_file(engine, f"/proc/self/fd/{fd}", kind)
     except capi.EngineError as error:
@@ -64,25 +68,33 @@ def link(loaded: Loaded, options: Options) -> Ready:
     """
     if loaded.kind == "component":
         return component.link(loaded, options)
-    entry, results = _entry(loaded.module, options.entry)
-    linker = objects.Linker(loaded.engine)
+    knobs = options.knobs
+    entry, results = _entry(loaded.module, options.entry or knobs.entry)
+    linker, exit_code = objects.Linker(loaded.engine), ExitCode()
     linker.define_wasi()
-    exit_code = ExitCode()
     linker.define(_P1, "proc_exit", "i", "", exit_code.proc_exit)
-    store = objects.Store(loaded.engine)
+    store = guest.store(loaded, knobs)
+    env, preopens, connected = options.env, knobs.preopens, None
+    if knobs.listen:
+        sockets = listen.bind(knobs.listen)
+        env = [*env, f"LISTEN_FDS={len(sockets)}"]  # sd_listen_fds(3), which starts at 3 too
+        preopens = (*[_PLACEHOLDER] * len(sockets), *preopens)
+        connected = listen.connect(loaded.engine, linker, store, sockets)
     try:
         pre = linker.instantiate_pre(loaded.module)
     except capi.EngineError as error:
         raise errors.InvalidArgument(_missing(loaded.module, linker, store, error)) from None
-    store.set_wasi(wasi.config(options.args, options.env, options.cwd, options.preopens))
+    store.set_wasi(wasi.config(options.args, env, options.cwd, preopens))
 
     def call() -> int:
         instance = pre.instantiate(store)
+        if connected:
+            connected(instance)
         for name, count in entry:
             values = instance.call(name, count)
         return values[0] & 0xFF if results else 0
 
-    return Ready(call, exit_code)
+    return Ready(call, loaded, knobs, exit_code)
 
 
 def _entry(module: objects.Module, wanted: str | None) -> tuple[list[tuple[str, int]], int]:
@@ -122,7 +134,7 @@ def _missing(
     missing = [
         f"{item.module}.{item.name} ({_KINDS[item.kind] if item.kind < 5 else 'item'})"
         for item in module.imports()
-        if not linker.has(store, item.module, item.name)
+        if linker.get(store, item.module, item.name) is None
     ]
     if not missing:
         return f"an import of the module does not fit: {' '.join(error.message.split())}"

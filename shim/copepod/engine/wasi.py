@@ -7,23 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
 from typing import Any
 
 from copepod import errors
 from copepod.engine import capi
-
-
-@dataclass(frozen=True, slots=True)
-class Preopen:
-    """A folder that the guest may use: `path` in the container, `name` in the guest."""
-
-    path: str
-    name: str
-    writable: bool = True
-
-
-ROOT = Preopen("/", "/")
+from copepod.engine.limits import ROOT, Preopen
 
 
 def config(

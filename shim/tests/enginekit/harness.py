@@ -17,6 +17,7 @@ from typing import NamedTuple
 from copepod import errors
 from copepod.engine import compile as engine_compile
 from copepod.engine import run
+from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 from copepod.image.cache import Cache
 
@@ -109,21 +110,24 @@ def guest(
     module: bytes | Path,
     *args: str,
     stdin: bytes = b"",
-    profile: Profile | None = None,
+    tier: str = "cranelift",
+    knobs: Knobs | None = None,
     before: Callable[[], object] | None = None,
     limit: float = LIMIT,
     **options: object,
 ) -> Outcome:
     """Compiles a module and runs it with `args` behind its own name; `before` runs in the child."""
     data = module if isinstance(module, bytes) else module.read_bytes()
-    profile = profile or Profile()
+    knobs = knobs or Knobs()
+    profile = knobs.profile().at(tier)
     fd = compiled(data, profile)
 
     def work() -> int:
         loaded = run.load(fd, engine_compile.kind(data), profile)
         if before:
             before()
-        all_options = run.Options(args=["/guest.wasm", *args], **options)  # type: ignore[arg-type]
+        words = ["/guest.wasm", *args]
+        all_options = run.Options(args=words, knobs=knobs, **options)  # type: ignore[arg-type]
         return run.link(loaded, all_options).run()
 
     try:

@@ -12,6 +12,8 @@ static int deep(volatile int *count) {
   return deep(count) + here[*count % 64];
 }
 
+static char *volatile kept;
+
 static int divide(int by) { return 10 / by; }
 
 int main(int argc, char **argv) {
@@ -33,6 +35,7 @@ int main(int argc, char **argv) {
         return 0;
       }
       memset(more, 1, step);
+      kept = more;
       total += step;
       if (total > ((size_t)2 << 30)) return 2;
     }

@@ -47,6 +47,10 @@ func main() {
 			panic(value)
 		case "recurse":
 			fmt.Println(recurse(1))
+		case "fill":
+			for kept := [][]byte{}; ; {
+				kept = append(kept, make([]byte, 1<<20))
+			}
 		case "big":
 			size, _ := strconv.Atoi(value)
 			os.Stdout.Write([]byte(strings.Repeat("x", size)))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from copepod.engine import capi, component, component_objects, objects, run
+from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 from enginekit import make
 from enginekit.harness import child, guest
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.system
     ("how", "code"), [("(i32.const 0)", 0), ("(i32.const 1)", 1), ("(unreachable)", 134)]
 )
 def test_hello(tier: str, how: str, code: int) -> None:
-    outcome = guest(make.text("hello", how=how), profile=Profile(tier=tier))
+    outcome = guest(make.text("hello", how=how), tier=tier)
     assert (outcome.code, outcome.out) == (code, b"hello from a component\n")
     trapped = b"copepod: the guest trapped: wasm `unreachable` instruction executed\n"
     assert outcome.err.startswith(trapped if code == 134 else b"")
@@ -160,7 +161,7 @@ class TestTheEngineStillDeniesSockets:
         assert guest(make.text("sockets")) == (0, b"", b"")
 
     def test_network_off_denies(self) -> None:
-        assert guest(make.text("sockets"), network=False) == (1, b"", b"")
+        assert guest(make.text("sockets"), knobs=Knobs(network=False)) == (1, b"", b"")
 
     @pytest.mark.parametrize("table", [{}, "shifted"])
     def test_another_layout_is_refused_not_written_to(
@@ -194,4 +195,4 @@ def test_a_c_program_behind_the_adapter(tmp_path: Path) -> None:
 
 
 def test_options_of_a_run_are_plain_data() -> None:
-    assert run.Options(["a"]).network is True
+    assert run.Options(["a"]).knobs == Knobs()

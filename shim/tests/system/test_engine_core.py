@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from copepod.engine import run, wasi
+from copepod.engine import run
+from copepod.engine.limits import Knobs, Preopen
 from copepod.engine.profile import Profile
 from enginekit import make
 from enginekit.harness import compiled, guest
@@ -36,7 +37,7 @@ def test_go(tier: str, tmp_path: Path) -> None:
         stdin=b"from stdin",
         env=["A=1", "B=x=y", "PWD=/elsewhere"],
         cwd=str(tmp_path),
-        profile=Profile(tier=tier),
+        tier=tier,
     )
     assert outcome.out.decode().splitlines() == [
         "args /guest.wasm|" + "|".join(words),
@@ -54,7 +55,7 @@ def test_go(tier: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("tier", TIERS)
 def test_c(tier: str) -> None:
-    outcome = guest(make.c("probe"), profile=Profile(tier=tier))
+    outcome = guest(make.c("probe"), tier=tier)
     assert outcome == (0, b"hello from C, no newline at the end", b"")
 
 
@@ -82,17 +83,14 @@ def test_go_exit_and_panic() -> None:
     [("trap", "wasm `unreachable` instruction"), ("divide", "integer divide by zero")],
 )
 def test_traps_end_with_134_and_a_backtrace(tier: str, word: str, message: str) -> None:
-    outcome = guest(make.c("probe"), word, profile=Profile(tier=tier))
+    outcome = guest(make.c("probe"), word, tier=tier)
     text = outcome.err.decode()
     assert outcome.code == 134
     assert text.startswith("copepod: the guest trapped: ")
     assert message in text
-    assert [line.split()[-1] for line in text.splitlines()[2:6]] == [
-        "main",
-        "__main_void",
-        "__original_main",
-        "_start",
-    ]
+    names = [line.split()[-1] for line in text.splitlines()[2:]]
+    assert names[0] in ("divide", "main", "__main_argc_argv")
+    assert "_start" in names
 
 
 def test_stack_overflow_is_a_trap() -> None:
@@ -111,7 +109,7 @@ def test_a_larger_stack_takes_deeper_calls() -> None:
           (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1)))))
           (else (i32.const 0))))
       (func (export "_start") (drop (call $f (i32.const 500000))))"""
-    assert guest(wat(body), profile=Profile(stack=256 << 10)).code == 134
+    assert guest(wat(body), knobs=Knobs(stack=256 << 10)).code == 134
 
 
 def test_memory_that_does_not_grow_is_the_guests_to_handle() -> None:
@@ -181,12 +179,12 @@ def test_preopens(tmp_path: Path) -> None:
     (tmp_path / "f").write_text("data")
     probe = make.c("probe")
     for writable, answer in ((True, b"\n"), (False, b"Operation not permitted\n")):
-        folder = wasi.Preopen(str(tmp_path), "/data", writable)
-        assert guest(probe, "open", "/data/f", preopens=(folder,)).out == b"data\n"
-        outcome = guest(probe, "open", "/data/new", "w", preopens=(folder,))
+        folder = Preopen(str(tmp_path), "/data", writable)
+        assert guest(probe, "open", "/data/f", knobs=Knobs(preopens=(folder,))).out == b"data\n"
+        outcome = guest(probe, "open", "/data/new", "w", knobs=Knobs(preopens=(folder,)))
         assert outcome.out == answer
-        assert guest(probe, "open", "/etc/passwd", preopens=(folder,)).out != b""
-    outcome = guest(probe, preopens=(wasi.Preopen("/does/not/exist", "/x"),))
+        assert guest(probe, "open", "/etc/passwd", knobs=Knobs(preopens=(folder,))).out != b""
+    outcome = guest(probe, knobs=Knobs(preopens=(Preopen("/does/not/exist", "/x"),)))
     assert b"/does/not/exist can't be given to the guest: No such file" in outcome.err
 
 

@@ -80,6 +80,7 @@ def main() -> None:
 
 def _look(data: bytes) -> dict[str, Any]:
     from copepod.engine import capi, compile, objects, run
+    from copepod.engine.limits import Knobs
     from copepod.engine.profile import Profile
 
     kind = compile.kind(data)
@@ -103,7 +104,8 @@ def _look(data: bytes) -> dict[str, Any]:
         exports = module.component_names(engine, "export")
     problem = ""
     try:
-        run.link(run.Loaded(engine, module, profile), run.Options(["main"], preopens=()))
+        options = run.Options(["main"], knobs=Knobs(preopens=()))
+        run.link(run.Loaded(engine, module, profile), options)
     except errors.Error as error:
         problem = str(error)
     return {

@@ -1,0 +1,124 @@
+"""Limits met for real: memory, tables, instances, fuel, time, stack, proposals."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from copepod.engine.limits import MIB, Knobs
+from enginekit import make
+from enginekit.harness import guest
+
+pytestmark = pytest.mark.system
+TIERS = pytest.mark.parametrize("tier", ["cranelift", "winch"])
+FOREVER = '(module (func (export "_start") (loop $l (br $l))))'
+COMPONENT_FOREVER = "(loop $l (br $l)) (i32.const 0)"
+
+
+def grows(pages: int) -> bytes:
+    return make.wat(f"""(module (memory 1) (func (export "grow") (result i32)
+      (i32.eq (memory.grow (i32.const {pages})) (i32.const -1))))""")
+
+
+@TIERS
+def test_growing_past_the_memory_limit_fails_in_the_guest(tier: str) -> None:
+    knobs = Knobs(memory=MIB)
+    assert guest(grows(15), entry="grow", knobs=knobs, tier=tier).code == 0
+    assert guest(grows(16), entry="grow", knobs=knobs, tier=tier).code == 1
+    outcome = guest(make.c("probe"), "grow", knobs=Knobs(memory=64 * MIB), tier=tier)
+    assert outcome.code == 0
+    assert outcome.out.startswith(b"grown 48 MiB, then ")
+
+
+def test_a_go_program_at_its_limit_says_so_itself() -> None:
+    outcome = guest(make.go("probe"), "fill", knobs=Knobs(memory=64 * MIB))
+    assert outcome.code == 2
+    assert b"out of memory" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("body", "knobs", "message"),
+    [
+        ("(memory 32)", Knobs(memory=MIB), b"memory minimum size"),
+        ("(table 100 funcref)", Knobs(table_elements=99), b"table minimum size"),
+        ("(table 1 funcref) (table 1 funcref)", Knobs(tables=1), b"table count too high"),
+        ("", Knobs(instances=0), b"instance count too high"),
+    ],
+)
+def test_a_module_that_starts_above_a_limit_ends_with_its_name(
+    body: str, knobs: Knobs, message: bytes
+) -> None:
+    module = make.wat(f'(module {body} (func (export "_start")))')
+    assert guest(module).code == 0
+    outcome = guest(module, knobs=knobs)
+    assert outcome.code == 134
+    assert message in outcome.err, outcome.err
+
+
+@TIERS
+def test_time_is_up(tier: str) -> None:
+    for module in (make.wat(FOREVER), make.text("hello", how=COMPONENT_FOREVER)):
+        begun = time.monotonic()
+        outcome = guest(module, knobs=Knobs(time_limit=0.3), tier=tier)
+        assert time.monotonic() - begun < 10
+        assert outcome.code == 134
+        first = outcome.err.splitlines()[0]
+        assert first == b"copepod: the guest was ended: it ran for its time limit of 0.3 s"
+    assert guest(make.c("probe"), "exit", "3", knobs=Knobs(time_limit=60), tier=tier).code == 3
+
+
+@TIERS
+def test_fuel_is_used_up(tier: str) -> None:
+    for module in (make.wat(FOREVER), make.text("hello", how=COMPONENT_FOREVER)):
+        outcome = guest(module, knobs=Knobs(fuel=100_000), tier=tier)
+        assert outcome.code == 134
+        first = outcome.err.splitlines()[0]
+        assert first == b"copepod: the guest was ended: it used up its fuel of 100000"
+    assert guest(make.c("probe"), "exit", "3", knobs=Knobs(fuel=10**9), tier=tier).code == 3
+
+
+@TIERS
+def test_a_larger_stack_takes_deeper_calls(tier: str) -> None:
+    module = make.wat("""(module
+      (func $f (param i32) (result i32)
+        (if (result i32) (local.get 0)
+          (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1)))))
+          (else (i32.const 0))))
+      (func (export "_start") (drop (call $f (i32.const 100000)))))""")
+    assert guest(module, knobs=Knobs(stack=MIB), tier=tier).code == 134
+    assert guest(module, knobs=Knobs(stack=32 * MIB), tier=tier).code == 0
+
+
+def test_shared_memory_which_no_limit_would_reach_is_refused() -> None:
+    module = make.wat('(module (memory 1 1 shared) (func (export "_start")))')
+    outcome = guest(module)
+    assert outcome.code == 134
+    assert b"shared memory support is disabled" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("feature", "body"),
+    [
+        ("exceptions", "(tag $t) (func (throw $t))"),
+        ("gc", "(type (struct (field i32)))"),
+        (
+            "function-references",
+            "(type $f (func)) (func (param (ref $f)) (call_ref $f (local.get 0)))",
+        ),
+        ("memory64", "(memory i64 1)"),
+        ("multi-memory", "(memory 1) (memory 1)"),
+        (
+            "relaxed-simd",
+            "(func (param v128 v128) (drop (i8x16.relaxed_swizzle (local.get 0) (local.get 1))))",
+        ),
+        ("simd", "(func (param v128))"),
+        ("tail-call", "(func $f (return_call $f))"),
+        ("threads", "(memory 1) (func (drop (i32.atomic.load (i32.const 0))))"),
+    ],
+)
+def test_proposals_are_on_and_can_be_switched_off(feature: str, body: str) -> None:
+    module = make.wat(f'(module {body} (func (export "_start")))')
+    assert guest(module).code == 0
+    with pytest.raises(AssertionError, match="could not be compiled"):
+        guest(module, knobs=Knobs(disabled=(feature,)))

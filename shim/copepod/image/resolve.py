@@ -74,6 +74,7 @@ async def module(
                 await started.drop()
             fd, kind = await _file(found, name, settings(config, cgroup_fds))
         else:
+            heard = lookup.Heard(name, found.searched, found.stale).pack()
             child = started or start(
                 container_id=container_id,
                 namespace=namespace,
@@ -83,8 +84,7 @@ async def module(
                 cgroup_fds=cgroup_fds,
             )
             what = f"the image of container {container_id}"
-            heard = lookup.Heard(name, found.searched, found.stale)
-            fd, kind = await child.code(what, heard.pack())
+            fd, kind = await child.code(what, heard)
     finally:
         if found.fd >= 0:
             os.close(found.fd)

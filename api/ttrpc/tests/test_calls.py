@@ -78,6 +78,8 @@ def test_errors_of_handlers(run: Run) -> None:
                 await w.call("Fail")
             with pytest.raises(ttrpc.Error, match="DEADLINE_EXCEEDED"):
                 await w.call("Fail", b"time")
+            with pytest.raises(ttrpc.Error, match="UNKNOWN: no error at all"):
+                await w.call("Fail", b"ok")
             with pytest.raises(ttrpc.Error, match="CANCELLED"):
                 await w.call("Cancelled")
             with pytest.raises(ttrpc.Error, match=r"UNKNOWN.*NoneType"):

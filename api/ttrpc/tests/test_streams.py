@@ -65,6 +65,16 @@ def test_client_stream(run: Run) -> None:
     run(main())
 
 
+def test_message_that_can_not_be_parsed(run: Run) -> None:
+    async def main() -> None:
+        async with world() as w, await w.stream("Join") as stream:
+            await stream.send(Text(b"unparsable"))
+            with pytest.raises(ttrpc.Error, match=r"INVALID_ARGUMENT: a message .* no text"):
+                await stream.result()
+
+    run(main())
+
+
 def test_bidirectional_stream(run: Run) -> None:
     async def main() -> None:
         async with world() as w:

@@ -210,7 +210,9 @@ class ServerShell(Shell[ServerConnection]):
 
     def _fail(self, stream_id: int, error: Error) -> None:
         if self.connection.is_open(stream_id):
-            self.connection.send_error(stream_id, error.code, error.message, error.details)
+            # Code OK in an error would reach the client as a success.
+            code = error.code or Code.UNKNOWN
+            self.connection.send_error(stream_id, code, error.message, error.details)
 
     def _done(self, call: _Call) -> None:
         del self._calls[call.stream_id]

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from .connection import Connection
-from .errors import ClosedError
+from .errors import ClosedError, Code, Error
 from .events import ConnectionBroken
 from .service import Limits
 
@@ -25,6 +25,8 @@ _WRITING = -1  # the key of "the peer does not read" among the stream ids that s
 # besides its own length.
 _BURST_MAX = 1 << 16
 _MESSAGE_COST = 1 << 10
+
+_READ_MAX = 1 << 15
 
 
 class Inbox:
@@ -129,13 +131,23 @@ class InboxReceiver(Generic[M]):
         return message
 
     async def receive(self) -> M | None:
-        """Waits for a message; None after the last."""
+        """Waits for a message; None after the last. Error if it can't be parsed."""
         payload = await self._inbox.get()
-        return None if payload is None else self._parse(payload)
+        if payload is None:
+            return None
+        try:
+            return self._parse(payload)
+        except Exception as error:
+            text = f"a message of the stream can't be parsed: {error}"
+            raise Error(Code.INVALID_ARGUMENT, text) from error
 
 
-class Shell(asyncio.Protocol, Generic[C]):
-    """A connection on a transport."""
+class Shell(asyncio.BufferedProtocol, Generic[C]):
+    """A connection on a transport.
+
+    It reads into a buffer of its own: asyncio would allocate 256 KiB for each read, which costs
+    as much as all the rest of a small call.
+    """
 
     def __init__(self, connection: C, limits: Limits) -> None:
         self.connection = connection
@@ -143,6 +155,7 @@ class Shell(asyncio.Protocol, Generic[C]):
         self.loop = asyncio.get_running_loop()
         self.broken = ""
         self._burst = 0
+        self._buffer = memoryview(bytearray(_READ_MAX))
         self._transport: asyncio.Transport | None = None
         self._brakes: dict[int, asyncio.TimerHandle | None] = {}
         self._drained: asyncio.Future[None] | None = None
@@ -170,6 +183,18 @@ class Shell(asyncio.Protocol, Generic[C]):
         for stream_id in [_WRITING, *self._brakes]:
             self.release(stream_id)
 
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """asyncio: where to put what is read."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """asyncio: so much has been read."""
+        self.data_received(bytes(self._buffer[:nbytes]))
+
+    def data_received(self, data: bytes) -> None:
+        """Does what the peer's bytes ask for."""
+        raise NotImplementedError
+
     def eof_received(self) -> None:
         """asyncio: the peer has closed its side; the transport closes ours."""
         for event in self.connection.receive_eof():
@@ -179,7 +204,7 @@ class Shell(asyncio.Protocol, Generic[C]):
     def flush(self) -> None:
         """Hands the connection's output to the transport."""
         data = self.connection.data_to_send()
-        if data and self._transport is not None:
+        if data and self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
     def hang_up(self, reason: str = "") -> None:

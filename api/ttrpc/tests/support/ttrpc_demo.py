@@ -87,6 +87,8 @@ class Demo:
     async def fail(self, request: Text, ctx: Context) -> Text:
         if request.data == b"error":
             raise ttrpc.Error(Code.NOT_FOUND, "no such thing", [("type.url/x", b"detail")])
+        if request.data == b"ok":
+            raise ttrpc.Error(Code.OK, "no error at all")
         if request.data == b"os":
             raise FileNotFoundError(2, "No such file", "/x")
         if request.data == b"time":

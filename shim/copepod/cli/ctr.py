@@ -5,8 +5,11 @@ It is there wherever containerd is, and speaks the version's own way to pull, im
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from dataclasses import dataclass
+from typing import Any
 
 from copepod import errors
 from copepod.cli.node import detect
@@ -48,6 +51,30 @@ class Ctr:
             words += ["--no-unpack", "--all-platforms"]
             words += ["--local"] if self.node.version >= (1, 7, 0) else []
         self.must("containerd did not take the image", *words, path)
+
+    def entrypoint(self, image: str) -> list[str]:
+        """What an image runs before the arguments: `ctr run` would put these in its place."""
+        listed = self.must("containerd does not list its images", "images", "ls", f"name=={image}")
+        digests = re.findall(r"sha256:[0-9a-f]{64}", listed.out)
+        if not digests:
+            raise errors.NotFound(f"containerd has no image {image}")
+        doc = self._content(digests[0])
+        if "manifests" in doc:
+            doc = self._content(_for_host(doc["manifests"]))
+        config = self._content(doc["config"]["digest"]).get("config") or {}
+        return list(config.get("Entrypoint") or ())
+
+    def _content(self, digest: str) -> Any:
+        answer = self.must(f"containerd does not give {digest}", "content", "get", digest)
+        return json.loads(answer.out)
+
+
+def _for_host(manifests: list[dict[str, Any]]) -> str:
+    machine = {"x86_64": "amd64", "aarch64": "arm64"}.get(os.uname().machine, "")
+    for one in manifests:
+        if (one.get("platform") or {}).get("architecture") == machine:
+            return str(one["digest"])
+    return str(manifests[0]["digest"])
 
 
 def find(

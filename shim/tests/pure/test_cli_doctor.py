@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import cli_fakes as fakes
 from copepod import __version__, config, errors
 from copepod.cli import command as cli
 from copepod.cli.doctor import kernel, node, ours
@@ -16,7 +17,6 @@ from copepod.cli.doctor.context import Context, Finding, answers, has_library, h
 from copepod.cli.image.describe import Description
 from copepod.cli.node import check, detect, runtime
 from copepod.cli.system import Process, Result
-import cli_fakes as fakes
 
 ETC = "/etc/containerd/config.toml"
 PROCESS = Process(9, ("/usr/bin/containerd",), "/usr/bin/containerd", "/usr/bin", 1e10)
@@ -43,7 +43,7 @@ def healthy(root: Path, version: str = "1.7.34", etc: bytes = fakes.KUBEADM_DEBI
     found = detect.find(made)
     return Context(
         made, config.Config(), found, dump=check.dump(made, found, ETC), kernel="6.1.0",
-        has_syscall=lambda _: True, has_library=lambda _: True, answers=lambda _: True,
+        has_syscall=lambda _: True, has_library=lambda _: True, answers=lambda *_, **__: True,
         describe=lambda _: GOOD,
     )  # fmt: skip
 
@@ -122,6 +122,10 @@ def no_systemd(context: Context) -> None:
     context.system.path("/run/systemd/system").rmdir()
 
 
+def deaf(context: Context) -> None:
+    context.answers = lambda *_, **__: False
+
+
 def setter(name: str, value: object) -> Callable[[Context], None]:
     return lambda context: setattr(context, name, value)
 
@@ -146,8 +150,8 @@ BROKEN: list[tuple[Callable[[Context], None], str, str, str, str]] = [
     (no_systemd, "ok", "zygote", "answers", ""),
     (without_node, "fail", "containerd", "no containerd on this node", "install containerd"),
     (stopped, "fail", "containerd", "1.7.34 is not running", "start it"),
-    (setter("answers", lambda _: False), "fail", "containerd", "does not answer on", "journal"),
-    (setter("answers", lambda _: False), "warn", "zygote", "not running", "copepod-zygote.socket"),
+    (deaf, "fail", "containerd", "does not answer on", "journal"),
+    (deaf, "warn", "zygote", "not running", "copepod-zygote.socket"),
     (uninstalled, "fail", "configuration", "does not know the runtime", "copepod node install"),
     (restarted_long_ago, "warn", "configuration", "not restarted since", "restart containerd"),
     (put(ETC, fakes.BROKEN), "fail", "configuration", "refuses .*failed to load TOML", "repair"),

@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+import cli_fakes as fakes
 from copepod import errors
 from copepod.cli import command
 from copepod.cli.node import apply, check, detect, plan, runtime
 from copepod.cli.system import Process, Result
-import cli_fakes as fakes
 
 ETC = "/etc/containerd/config.toml"
 K3S = "/var/lib/rancher/k3s/agent/etc/containerd"

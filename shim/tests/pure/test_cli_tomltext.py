@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import cli_fakes as fakes
 from copepod import errors
 from copepod.cli.node import tomltext
-import cli_fakes as fakes
 
 BLOCK = '[plugins."x".copepod]\n  a = 1\n'
 

@@ -45,11 +45,12 @@ def has_library(name: str) -> bool:
     return True
 
 
-def answers(path: str) -> bool:
-    """True when something accepts connections on a unix socket."""
+def answers(path: str, packets: bool = False) -> bool:
+    """True when something accepts connections on a unix socket, of packets or of a stream."""
     import socket
 
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as sock:
+    kind = socket.SOCK_SEQPACKET if packets else socket.SOCK_STREAM
+    with socket.socket(socket.AF_UNIX, kind) as sock:
         sock.settimeout(2)
         try:
             sock.connect(path)
@@ -71,7 +72,7 @@ class Context:
     kernel: str = field(default_factory=lambda: os.uname().release)
     has_syscall: Callable[[int], bool] = has_syscall
     has_library: Callable[[str], bool] = has_library
-    answers: Callable[[str], bool] = answers
+    answers: Callable[..., bool] = answers
     describe: Callable[[bytes], Description] = describe
 
 

@@ -58,7 +58,7 @@ def _name(text: str) -> bytes:
 def zygote(context: Context) -> Iterator[Finding]:
     """The fork server; nothing depends on it but speed."""
     path = f"{context.settings.state_dir}/zygote.sock"
-    if context.answers(str(context.system.path(path))):
+    if context.answers(str(context.system.path(path)), packets=True):
         yield Finding("ok", "zygote", f"answers on {path}")
     elif context.system.exists("/run/systemd/system"):
         yield Finding(

@@ -82,7 +82,8 @@ def _run(
     listeners = ports.listen(published)
     with tempfile.TemporaryDirectory(prefix="copepod-run-") as folder:
         pid_file = f"{folder}/pid"
-        words = [*options(args), "--pid-file", pid_file, image, name, *args.args]
+        command_line = [*client.entrypoint(image), *args.args] if args.args else []
+        words = [*options(args), "--pid-file", pid_file, image, name, *command_line]
         child = subprocess.Popen(client.argv("run", *words))
         for sock in listeners:
             sock.set_inheritable(False)

@@ -1,0 +1,8 @@
+"""The shim's entry in the private tree; the launcher runs it as `python -ISB shim.py`."""
+
+import sys
+
+sys.path.insert(0, __file__.rpartition("/")[0])
+from copepod.launch import main
+
+main()

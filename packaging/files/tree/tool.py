@@ -1,0 +1,8 @@
+"""The command line tool's entry in the private tree."""
+
+import sys
+
+sys.path.insert(0, __file__.rpartition("/")[0])
+from copepod.cli import main
+
+sys.exit(main())

@@ -1,0 +1,8 @@
+"""The fork server's entry in the private tree."""
+
+import sys
+
+sys.path.insert(0, __file__.rpartition("/")[0])
+from copepod.zygote.server import main
+
+main("/run/copepod/zygote.sock")

@@ -6,10 +6,10 @@ the defaults.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from copepod import errors
+from copepod.values import dataclass
 
 PATH = "/etc/copepod/config.toml"
 

@@ -8,9 +8,8 @@ version 1.3) in snake_case; unknown fields are ignored, as the spec's "extensibi
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from copepod.spec_resources import Resources
+from copepod.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

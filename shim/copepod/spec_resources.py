@@ -5,7 +5,7 @@ It holds limits and does not write them: None is "not asked for", which differs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from copepod.values import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from copepod.child.mounts import Attributes, Bind, make, target_of
 from copepod.linux import mount as m
 from copepod.linux.path import make_dir
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from copepod.child.job import Context
@@ -75,7 +75,7 @@ class CgroupV1:
         target = make_dir(context.root, place)
         words = hierarchy.controllers
         if any(word.startswith("name=") for word in words):
-            tree = make("cgroup", "cgroup", (), ("none", *words), _SAFE | readonly)
+            tree = make("cgroup", hierarchy.name, (), ("none", *words), _SAFE | readonly)
         else:
             tree = make("cgroup", "cgroup", (), words, _SAFE | readonly)
         m.move_mount(tree, target, place)

@@ -12,11 +12,12 @@ import os
 import stat
 import struct
 import termios
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from copepod.linux import libc
 from copepod.linux import mount as m
 from copepod.linux.path import make_dir, make_file, open_in_root, split
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from copepod.child.job import Context
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 TIOCGPTPEER = 0x5441
 TIOCSPTLCK = 0x40045431
 _PTMX = (5, 2)
+KCORE = "/proc/kcore"  # not every kernel has it, and a link to nothing helps nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def _make(parent: int, name: str, node: Node) -> None:
 def _bind_node(context: Context, node: Node) -> None:
     source = context.sources.get(node.path, -1)
     if source < 0:
-        source = m.open_tree(-100, node.path, m.OPEN_TREE_CLONE)
+        source = m.open_tree(libc.AT_FDCWD, node.path, m.OPEN_TREE_CLONE)
     target = make_file(context.root, node.path)
     m.move_mount(source, target, node.path)
     os.close(source)
@@ -105,6 +107,8 @@ class Links:
         parents: dict[str, int] = {}
         for path, target in self.links:
             parent, name = split(path)
+            if target == KCORE and not os.path.exists(target):
+                continue
             if parent not in parents:
                 parents[parent] = make_dir(context.root, parent)
             if path in self.force:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from copepod.child import main, privs
 from copepod.child.dev import Terminal
 from copepod.child.privs import Step
-from copepod.linux import fds, ns
+from copepod.linux import ns
 from copepod.linux.path import O_PATH
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     # still outside: the engine maps its code by a path of the node's /proc.
     context.root = _root(job)
     found = main.look_up(job, context.root, job.program.env)
-    loaded = main.obtain(found, wire, engine)
+    code = main.obtain(found, wire, engine)
     env = main.environment(job, context.root)
     os.close(context.root)
     _join(job)
@@ -40,11 +40,9 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
         _terminal(job, context)
     os.close(context.root)
     main.finish(context, wire)
-    # From here on we are nothing but what the container may have.
-    fds.close_all_but([0, 1, 2, wire.fileno()])
     main.be_born(wire)
     main.take_session(job.terminal)
-    guest = main.link(job, found, loaded, env, engine)
+    guest = main.link(job, code, env, engine)
     wire.say("ready")
     main.go(job, wire, found, guest, env)
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
 
 from copepod.linux import mount as m
 from copepod.linux import ns
+from copepod.values import dataclass
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,8 +5,9 @@ It holds no behaviour but each operation's own; the order of things is child/mai
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Protocol
+
+from copepod.values import dataclass, field
 
 
 class Context:

@@ -125,15 +125,16 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
         wire.say("hooks")
         wire.hear("hooked")
     hooks.run("createContainer", job.container_hooks, job.hook_state)
-    found, loaded = None, None
+    found: Payload | None = None
+    code: tuple[object, str] = (None, "")
     if job.kind != "sandbox":
         found = look_up(job, context.root, job.program.env)
-        loaded = obtain(found, wire, engine)
+        code = obtain(found, wire, engine)
     env = environment(job, context.root)
     _do(job.last, context)
     finish(context, wire)
     take_session(job.terminal)
-    guest = link(job, found, loaded, env, engine)
+    guest = link(job, code, env, engine)
     wire.say("ready")
     go(job, wire, found, guest, env)
 
@@ -159,14 +160,15 @@ def look_up(job: Job, root: int, env: tuple[str, ...]) -> Payload:
     return found
 
 
-def obtain(found: Payload, wire: Wire, engine: Engine | None) -> object:
+def obtain(found: Payload, wire: Wire, engine: Engine | None) -> tuple[object, str]:
     """Asks the shim for the compiled code of a wasm file, or of an image's layer, and maps it.
 
-    Once, a file that the engine does not take may be made again.
+    Gives it with the export to call, "" for the usual one. Once, a file that the engine does not
+    take may be made again.
     """
     if found.kind == "native":
         wire.say("native", found.path)
-        return None
+        return None, ""
     if engine is None:
         raise errors.Internal("copepod: no engine was loaded before the fork")
     if found.kind == "wasm":
@@ -176,9 +178,9 @@ def obtain(found: Payload, wire: Wire, engine: Engine | None) -> object:
     else:
         wire.say("missing", found.name, found.entry, found.searched)
     for last in (False, True):
-        (kind, *_), received = wire.hear("module")
+        (kind, entry, *_), received = wire.hear("module")
         try:
-            return engine.load(received[0], kind)
+            return engine.load(received[0], kind), found.entry or entry
         except LookupError as error:
             if last:
                 raise errors.DataLoss(str(error)) from None
@@ -224,6 +226,8 @@ def finish(context: Context, wire: Wire) -> None:
     privs.become(context)
     # A change of ids or capabilities may have made us dumpable by the kernel's own rules.
     prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
+    # No fd of the node, not even of a directory, is there when the container's own code runs.
+    fds.close_all_but((0, 1, 2, wire.fileno()))
 
 
 def confine(job: Job) -> None:
@@ -237,17 +241,14 @@ def confine(job: Job) -> None:
 
 
 def link(
-    job: Job,
-    found: Payload | None,
-    loaded: object,
-    env: tuple[str, ...],
-    engine: Engine | None,
+    job: Job, code: tuple[object, str], env: tuple[str, ...], engine: Engine | None
 ) -> Guest | None:
     """Makes a wasm guest ready to run; native and sandbox processes have nothing to link."""
-    if found is None or loaded is None or engine is None:
+    loaded, entry = code
+    if loaded is None or engine is None:
         return None
     program = job.program
-    return engine.link(loaded, list(program.args), list(env), program.cwd, found.entry)
+    return engine.link(loaded, list(program.args), list(env), program.cwd, entry)
 
 
 def go(

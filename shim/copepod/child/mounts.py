@@ -10,13 +10,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from copepod.child import copyup, idmap
 from copepod.linux import libc
 from copepod.linux import mount as m
 from copepod.linux.path import O_PATH, make_dir, make_file, open_in_root
+from copepod.values import dataclass, field
 
 if TYPE_CHECKING:
     from copepod.child.job import Context
@@ -121,7 +121,7 @@ class Bind:
         wanted = self.attributes
         if not (wanted.set or wanted.clear):
             return
-        clear = (wanted.clear | _FLAGS) & ~wanted.set if self.exact else wanted.clear
+        clear = wanted.clear | (_FLAGS & ~wanted.set if self.exact else 0)
         try:
             m.mount_setattr(tree, attr_set=wanted.set, attr_clr=clear, path=self.destination)
         except OSError as error:

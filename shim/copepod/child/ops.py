@@ -9,17 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from copepod.linux import libc, ns
 from copepod.linux import mount as m
-from copepod.linux import ns
 from copepod.linux.path import O_PATH, make_dir, open_in_root
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from copepod.child.job import Context
 
 _NULL = (1, 3)  # the device number of /dev/null
+_COVER = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NOEXEC
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,7 @@ class OpenRoot:
     def run(self, context: Context) -> None:
         context.root = os.open(self.path, O_PATH | os.O_DIRECTORY)
         if self.bind:
-            clone = m.open_tree(context.root, "", m.OPEN_TREE_CLONE | 0x8000)
+            clone = m.open_tree(context.root, "", m.OPEN_TREE_CLONE | libc.AT_RECURSIVE)
             m.move_mount(clone, context.root, self.path)
             os.close(context.root)
             context.root = clone
@@ -109,7 +110,7 @@ class ReadonlyPaths:
             target = _existing(context.root, path)
             if target < 0:
                 continue
-            tree = m.open_tree(target, "", m.OPEN_TREE_CLONE | 0x8000)
+            tree = m.open_tree(target, "", m.OPEN_TREE_CLONE | libc.AT_RECURSIVE)
             m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY, path=path)
             m.move_mount(tree, target, path)
             os.close(tree)
@@ -142,12 +143,15 @@ class MaskedPaths:
             else:
                 null = null if null >= 0 else _null()
                 cover = m.open_tree(null, "", m.OPEN_TREE_CLONE)
+                # It is the node's own inode: read-only, so that nobody can chmod(2) it.
+                m.mount_setattr(cover, attr_set=_COVER, path=path)
             m.move_mount(cover, target, path)
             os.close(cover)
             os.close(target)
 
     def _empty(self) -> int:
         context = m.fsopen("tmpfs")
+        m.fsconfig(context, "source", "tmpfs")
         m.fsconfig(context, "mode", "0755")
         m.fsconfig(context, "nr_inodes", "1")
         if self.label:

@@ -9,11 +9,11 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.linux.path import open_in_root
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,8 +42,11 @@ class Payload:
 
 def find(root: int, args: Sequence[str], env: Sequence[str], cwd: str) -> Payload:
     """Looks `args[0]` up. Raises errors for a file that can't run, in one sentence each."""
-    if not args or not args[0]:
+    if not args:
         raise errors.InvalidArgument("process.args is empty: there is no program to run")
+    if args[0] in ("", "/"):
+        # CRI demands a command; images that are nothing but wasm are given one of these.
+        return Payload("missing", args[0], searched="a program's name")
     whole = _find(root, args[0], "", env, cwd)
     if whole.kind != "missing" or "#" not in args[0]:
         return whole
@@ -78,7 +81,7 @@ def _find(root: int, name: str, entry: str, env: Sequence[str], cwd: str) -> Pay
 
 def _candidates(name: str, env: Sequence[str], cwd: str) -> list[str]:
     if not name:
-        return ["/"]
+        return []
     if "/" in name:
         return [name if name.startswith("/") else os.path.join(cwd or "/", name)]
     # The last of several wins, as in what execve(2) hands to a shell.

@@ -8,9 +8,9 @@ child says                                  shim says
   pid N (of the process that stays)
   hooks (the namespaces are there)            hooked
   console +fd (the terminal's master)
-  found digest name entry +fd                 module kind +fd
-  missing name entry searched                 module kind +fd
-  unusable text (that module is torn)         module kind +fd
+  found digest name entry +fd                 module kind entry +fd
+  missing name entry searched                 module kind entry +fd
+  unusable text (that module is torn)         module kind entry +fd
   native path
   ready                                       go
   failed step errno path text                 (and the child is gone)

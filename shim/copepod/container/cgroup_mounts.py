@@ -6,10 +6,10 @@ It touches nothing but /proc/self/mountinfo and /proc/self/cgroup, and it create
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, field
 from functools import cache
 
 from copepod.errors import FailedPrecondition, InvalidArgument
+from copepod.values import dataclass, field
 
 ROOT = "/sys/fs/cgroup"
 SYSTEMD = "name=systemd"  # the hierarchy in which systemd keeps its units on version 1

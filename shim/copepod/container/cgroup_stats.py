@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import errno
 import os
-from dataclasses import dataclass, field
 
 from copepod.container.cgroup_tree import read_fd
 from copepod.errors import NotFound
+from copepod.values import dataclass, field
 
 U64_MAX = (1 << 64) - 1  # what containerd reports for "max"
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import asyncio
 import os
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from copepod import errors, spec
 from copepod.container import cgroup, spawn
 from copepod.container.record import Record
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from copepod.config import Config
     from copepod.container.cgroup_oom import OomWatch
@@ -144,23 +144,22 @@ async def _spawn(
 
 def resolver(
     node: Node, wanted: Wanted, cgroup_fds: list[int]
-) -> Callable[[spawn.Found], asyncio.Future[spawn.Module]]:
+) -> Callable[[spawn.Found], Awaitable[spawn.Module]]:
     """Gives the function that turns what was found in the rootfs into compiled code."""
 
-    def resolve(found: spawn.Found) -> asyncio.Future[spawn.Module]:
+    async def resolve(found: spawn.Found) -> spawn.Module:
         from copepod.image import resolve as image
 
-        return asyncio.ensure_future(
-            image.module(
-                found,
-                container_id=wanted.id,
-                namespace=wanted.namespace,
-                grpc_address=node.grpc_address,
-                containerd_root=containerd_root(wanted.bundle),
-                config=node.config,
-                cgroup_fds=cgroup_fds,
-            )
+        module = await image.module(
+            found,
+            container_id=wanted.id,
+            namespace=wanted.namespace,
+            grpc_address=node.grpc_address,
+            containerd_root=containerd_root(wanted.bundle),
+            config=node.config,
+            cgroup_fds=cgroup_fds,
         )
+        return spawn.Module(module.fd, module.kind, module.entry)
 
     return resolve
 

@@ -6,10 +6,10 @@ It is pure and refuses nothing: a word that is no known flag belongs to the file
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import cache
 
 from copepod.linux import mount as m
+from copepod.values import dataclass
 
 # word -> (attributes to set, attributes to clear)
 _ATTRS = {

@@ -6,7 +6,6 @@ InvalidArgument, what can't be or would reach out of the container.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from copepod import errors
@@ -15,6 +14,7 @@ from copepod.child import mounts, ops
 from copepod.container import mount_options, plan_dev, plan_mounts, plan_process
 from copepod.linux import mount as m
 from copepod.linux import ns
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -295,8 +295,3 @@ def _root_propagation(spec: Spec) -> int:
     if not given:
         raise errors.InvalidArgument(f"linux.rootfsPropagation: there is no {word!r}")
     return given[0] if given[0] & (m.MS_SHARED | m.MS_UNBINDABLE) else 0
-
-
-def filled(job: j.Job, **fields: object) -> j.Job:
-    """Gives the job with fields that are not the spec's: fds, hook state, the seccomp filter."""
-    return replace(job, **fields)  # type: ignore[arg-type]

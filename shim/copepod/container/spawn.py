@@ -11,7 +11,6 @@ import os
 import signal
 import socket
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
@@ -20,82 +19,18 @@ from copepod.child import cgroupfs, idmap, main, signals
 from copepod.container import cgroup_mounts, hooks, plan, plan_process, seccomp
 from copepod.container.talk import Talk
 from copepod.linux import caps, ns, pidfd, prctl
+from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
     from copepod.child.job import Job
+    from copepod.engine.limits import Knobs
     from copepod.spec import Process as ProcessSpec
     from copepod.spec import RootfsMount, Spec
 
 # What a child may say before it is ready; child/wire.py has the conversation.
 _SAID = ("map", "pid", "hooks", "console", "native", "found", "missing", "unusable", "ready")
-
-
-@dataclass(frozen=True, slots=True)
-class Order:
-    """What a container is made of. `stdio`: fds that become 0, 1, 2 (-1: /dev/null), they stay
-    the caller's; with `terminal` they are not looked at and `Process.console` is the master.
-
-    `netns_path` takes the place of a new network namespace; `sandbox`: be the pod's waiting
-    process; `profile`: the engine's settings for wasm.
-    """
-
-    id: str
-    namespace: str
-    bundle: str
-    spec: Spec
-    rootfs: tuple[RootfsMount, ...]
-    stdio: tuple[int, int, int]
-    terminal: bool
-    cgroup_fds: list[int]
-    netns_path: str | None = None
-    sandbox: bool = False
-    native_allowed: bool = True
-    profile: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class ExecOrder:
-    """A process that joins the container whose first process is `init`; `spec` is the
-    container's (for its namespaces and seccomp profile), the rest as in Order."""
-
-    id: str
-    spec: Spec
-    bundle: str
-    process: ProcessSpec
-    init: Process
-    stdio: tuple[int, int, int]
-    terminal: bool
-    cgroup_fds: list[int]
-    native_allowed: bool = True
-    profile: object = None
-
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """What args[0] names. kind "wasm": a file with this sha256, open at `fd`, which the receiver
-    closes; "missing": no such file, so a layer of the image may be meant; `searched` says where.
-
-    `stale`: the engine refused the file that it was given before; it has to be compiled anew.
-    """
-
-    kind: str
-    name: str
-    digest: str
-    fd: int
-    searched: str
-    rootfs_layers: bool
-    stale: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Module:
-    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`."""
-
-    fd: int
-    kind: str
-    entry: str | None = None
 
 
 class Process:
@@ -167,14 +102,29 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         filter_flags=flags,
         hook_state=hooks.state(order.id, order.bundle, spec, "creating", 0) if spec.hooks else b"",
     )
-    engine = None if order.sandbox else _Engine(order.profile)
-    return await _Conversation(_fork(job, engine), job, order, resolve).run()
+    engine = None if order.sandbox else Engine(order.limits)
+    return await _start(job, engine, order, resolve)
 
 
 async def exec_(order: ExecOrder, resolve: Callable[[Found], Awaitable[Module]]) -> Process:
     """Makes a process that joins a running container; everything else as `create`."""
     job = exec_job(order)
-    return await _Conversation(_fork(job, _Engine(order.profile)), job, order, resolve).run()
+    return await _start(job, Engine(order.limits), order, resolve)
+
+
+async def _start(
+    job: Job,
+    engine: Engine | None,
+    order: Order | ExecOrder,
+    resolve: Callable[[Found], Awaitable[Module]],
+) -> Process:
+    guardian = Guardian(job.kind == "exec" or job.namespaces.middle)
+    try:
+        talk = fork(job, engine)
+    except BaseException:
+        guardian.leave()
+        raise
+    return await _Conversation(talk, job, order, resolve, guardian).run()
 
 
 def exec_job(order: ExecOrder) -> Job:
@@ -212,9 +162,11 @@ class _Conversation:
         job: Job,
         order: Order | ExecOrder,
         resolve: Callable[[Found], Awaitable[Module]],
+        guardian: Guardian,
     ) -> None:
         self._talk, self._job, self._order, self._resolve = talk, job, order, resolve
         self._console = self._file = -1
+        self._guardian = guardian
         self._found: Found | None = None
         self._kind = "sandbox" if job.kind == "sandbox" else "wasm"
 
@@ -229,6 +181,7 @@ class _Conversation:
             await self._talk.destroy()
             raise
         finally:
+            self._guardian.leave()
             if self._file >= 0:
                 os.close(self._file)
         return Process(self._talk, self._kind, self._console)
@@ -267,7 +220,7 @@ class _Conversation:
         fd = os.dup(self._file) if self._file >= 0 else -1
         module = await self._resolve(replace(found, fd=fd))
         try:
-            self._talk.say("module", module.kind, fds=(module.fd,))
+            self._talk.say("module", module.kind, module.entry or "", fds=(module.fd,))
         finally:
             os.close(module.fd)
 
@@ -277,111 +230,7 @@ class _Conversation:
         if status != 0:
             raise errors.Internal(f"copepod: the process in between ended with status {status}")
         self._talk.follow(pid)
-
-
-class _Engine:
-    """The engine's room for the child: imported, and its library mapped, before the fork."""
-
-    def __init__(self, profile: object) -> None:
-        from copepod.engine import capi, component, run, wasi
-        from copepod.engine.profile import Profile
-
-        capi.library()
-        self._run, self._profile = run, profile if isinstance(profile, Profile) else Profile()
-        self._rooms = component, wasi
-
-    def load(self, fd: int, kind: str) -> object:
-        try:
-            return self._run.load(fd, kind, self._profile)
-        except self._run.Unusable as error:
-            raise LookupError(str(error)) from None
-
-    def link(
-        self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str
-    ) -> main.Guest:
-        run = self._run
-        assert isinstance(loaded, run.Loaded)
-        options = run.Options(args=args, env=env, cwd=cwd, entry=entry or None)
-        guest: main.Guest = run.link(loaded, options)
-        return guest
-
-
-def _fork(job: Job, engine: _Engine | None) -> Talk:
-    """Forks the child, into its pid namespace where it has one; all signals are blocked
-    meanwhile, so that no handler of ours runs in it."""
-    _prepare()
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.everything())
-    try:
-        with _pid_namespace(job):
-            pid = os.fork()
-            if pid == 0:
-                _be_child(job, theirs, engine)
-    except BaseException:
-        ours.close()
-        raise
-    finally:
-        theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return Talk(ours, pid)
-
-
-def _be_child(job: Job, sock: socket.socket, engine: _Engine | None) -> NoReturn:
-    try:
-        main.run(job, sock, engine)
-    finally:
-        os._exit(main.FAILED)
-
-
-@contextmanager
-def _pid_namespace(job: Job) -> Iterator[None]:
-    """Children that are forked inside are born into the wanted pid namespace; this process stays
-    where it is (pid_namespaces(7)), and is set back in any case."""
-    if job.kind == "exec":
-        # Joined by the process in between: it must not be seen in the container's /proc.
-        yield
-        return
-    names = job.namespaces
-    if names.middle or not (names.new_pid or names.pid_path):
-        yield
-        return
-    own = ns.own("pid")
-    try:
-        try:
-            if names.new_pid:
-                ns.unshare(ns.CLONE_NEWPID)
-            else:
-                _enter_pid(names.pid_path)
-        except OSError as error:
-            text = f"pid namespace {names.pid_path}".rstrip() + f": {error.strerror}"
-            raise errors.StepFailed("pid", error.errno or 0, names.pid_path, text) from None
-        yield
-    finally:
-        try:
-            # Only the parent comes here: the child leaves by os._exit.
-            ns.setns(own, ns.CLONE_NEWPID)
-        finally:
-            os.close(own)
-
-
-def _enter_pid(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        ns.setns(fd, ns.CLONE_NEWPID, path)
-    finally:
-        os.close(fd)
-
-
-@cache
-def _prepare() -> None:
-    """Once in a shim's life: orphans of a container come to us, and nothing that the child needs
-    is still to be imported or looked up."""
-    import hashlib  # noqa: F401  # for the child, which imports nothing
-    import resource  # noqa: F401
-
-    prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
-    caps.last()
-    signals.ending()
+        self._guardian.leave()
 
 
 @cache

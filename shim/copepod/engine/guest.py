@@ -10,12 +10,12 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from copepod import errors
 from copepod.engine import capi, objects
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
+from copepod.values import dataclass, field
 
 TRAP_EXIT_CODE = 134  # 128 + SIGABRT; 137 would read as an out-of-memory kill
 _EXITING = b"exit"

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from copepod import errors
 from copepod.engine import profile
 from copepod.engine.profile import Profile
+from copepod.values import dataclass, replace
 
 PREFIX = "copepod.dev/"
 MIB = 1 << 20

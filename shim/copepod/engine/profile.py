@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import functools
 import os
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from copepod import errors
+from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
     from copepod.engine.objects import Engine

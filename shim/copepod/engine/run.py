@@ -7,7 +7,6 @@ imports what we don't provide is refused at `link`, before any of its code has r
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from copepod import errors
 from copepod.engine import artifact, capi, component, guest, listen, objects, wasi
@@ -15,6 +14,7 @@ from copepod.engine.guest import ExitCode, Loaded, Options, Ready
 from copepod.engine.limits import Preopen
 from copepod.engine.preview1 import MODULE as _P1
 from copepod.engine.profile import Profile
+from copepod.values import replace
 
 __all__ = ["Loaded", "Options", "Ready", "Unusable", "link", "load"]
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from copepod import errors
+from copepod.values import dataclass
 
 # Everybody's name for "this layer is one wasm file" (CNCF's wasm artifact, runwasi, wasm-to-oci
 # and the older Spin, W3C's registration). The kind of module is told by its bytes, not by these.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.image import layers, worker
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from copepod.image.content import Containerd
@@ -71,7 +71,7 @@ def look_up(question: Question, settings: worker.Settings, wire: socket.socket) 
     code = worker.cached(settings, layer.hex, stale=heard.stale)
     if code is not None:
         worker.answer(wire, code)
-        if code.tier == worker.GOOD:
+        if code.best:
             return
     source = worker.Source(containerd.open(layer, settings.limit, what), layer.hex, what)
     containerd.close()

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from copepod.image import builder, lookup, worker
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from copepod.config import Config
+    from copepod.engine.limits import Knobs
 
 
 class Found(Protocol):
@@ -58,21 +59,22 @@ async def module(
     containerd_root: str,
     config: Config,
     cgroup_fds: Sequence[int],
+    knobs: Knobs | None = None,
     started: builder.Child | None = None,
 ) -> Module:
     """Gives the code to run for `found`, whose descriptor is closed here.
 
     `containerd_root` is containerd's data directory ("" if unknown), `cgroup_fds` are the
-    container's cgroup.procs files, open for writing; they stay the caller's. `started` is what
-    `start` gave for this container. Raises an errors.Error with one sentence for `kubectl
-    describe pod`.
+    container's cgroup.procs files, open for writing; they stay the caller's. `knobs` are what
+    was set for the guest; `started` is what `start` gave for this container and with these knobs.
+    Raises an errors.Error with one sentence for `kubectl describe pod`.
     """
     name, entry = split(found.name)
     try:
         if found.kind == "wasm":
             if started is not None:
                 await started.drop()
-            fd, kind = await _file(found, name, settings(config, cgroup_fds))
+            fd, kind = await _file(found, name, settings(config, cgroup_fds, knobs))
         else:
             heard = lookup.Heard(name, found.searched, found.stale).pack()
             child = started or start(
@@ -82,6 +84,7 @@ async def module(
                 containerd_root=containerd_root,
                 config=config,
                 cgroup_fds=cgroup_fds,
+                knobs=knobs,
             )
             what = f"the image of container {container_id}"
             fd, kind = await child.code(what, heard)
@@ -99,6 +102,7 @@ def start(
     containerd_root: str,
     config: Config,
     cgroup_fds: Sequence[int],
+    knobs: Knobs | None = None,
 ) -> builder.Child:
     """Starts to look the container's image up before it is known that it will be needed.
 
@@ -106,7 +110,7 @@ def start(
     the container's mounts. Give the result to `module`, or end it with `await child.drop()`.
     """
     question = lookup.Question(container_id, namespace, grpc_address, containerd_root)
-    bench = settings(config, cgroup_fds)
+    bench = settings(config, cgroup_fds, knobs)
     return builder.Child.fork(lambda wire: lookup.look_up(question, bench, wire), bench)
 
 
@@ -116,14 +120,18 @@ def split(name: str) -> tuple[str, str | None]:
     return (path, export) if mark and export else (name, None)
 
 
-def settings(config: Config, cgroup_fds: Sequence[int]) -> worker.Settings:
-    """Gives what children need to know of the node's config."""
-    from copepod.engine.profile import Profile
+def settings(
+    config: Config, cgroup_fds: Sequence[int], knobs: Knobs | None = None
+) -> worker.Settings:
+    """Gives what children need to know of the node's config and the guest's knobs."""
+    from copepod.engine.limits import Knobs
     from copepod.image.cache import Cache
 
+    knobs = knobs or Knobs()
     return worker.Settings(
         cache=Cache(config.cache_dir, config.cache_max_bytes),
-        profile=Profile(),
+        profile=knobs.profile(),
+        tiers=knobs.tiers(),
         limit=config.module_max_bytes,
         seconds=config.compile_timeout_seconds,
         cgroup_fds=cgroup_fds,
@@ -139,7 +147,7 @@ async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, s
             lambda wire: worker.build(bench, source, wire), bench, [found.fd]
         )
         return await child.code(source.what)
-    if code.tier == worker.QUICK and worker.has_room(bench, os.fstat(found.fd).st_size):
+    if not code.best and worker.has_room(bench, os.fstat(found.fd).st_size):
         builder.Child.fork(
             lambda wire: worker.improve(bench, source, worker.read(bench, source)),
             bench,

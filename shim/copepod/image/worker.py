@@ -12,18 +12,17 @@ import resource
 import signal
 import socket
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
 from copepod.linux import fds, prctl
+from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
     from copepod.engine.profile import Profile
     from copepod.image.cache import Cache
 
 MESSAGE_MAX = 8192
-QUICK, GOOD = "winch", "cranelift"
 _NICE = 5  # the pod's other processes go first, but its start waits for this one
 _OOM_FIRST = b"1000"  # proc(5): where memory ends, the child is what ends
 # The memory that compiling takes: 24 to 30 bytes for each byte of wasm, on top of the process.
@@ -43,11 +42,13 @@ _IMPROVE_MAX = 8 << 30
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a node compiles, and for whom: `limit` is the largest module in bytes, `seconds` what
-    one may take; `cgroup_fds` are open for writing, and the child joins each."""
+    """How a node compiles, and for whom: `tiers` are the compilers whose code may run, the best
+    first, and the last one compiles what isn't there; `limit` is the largest module in bytes,
+    `seconds` what one may take; `cgroup_fds` are open for writing, and the child joins each."""
 
     cache: Cache
     profile: Profile
+    tiers: tuple[str, ...]
     limit: int
     seconds: float
     cgroup_fds: Sequence[int]
@@ -64,18 +65,18 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class Code:
-    """Compiled code: an open descriptor, "core" or "component", and the compiler it is from."""
+    """Compiled code: an open descriptor, "core" or "component", and whether there is no better."""
 
     fd: int
     kind: str
-    tier: str
+    best: bool
 
 
 def cached(settings: Settings, digest: str, *, stale: bool = False) -> Code | None:
     """Gives the best code that the cache has for `digest`; drops it, if it is `stale`."""
     from copepod.engine import artifact
 
-    for tier in (GOOD, QUICK):
+    for tier in settings.tiers:
         key = settings.profile.at(tier).key()
         if stale:
             settings.cache.discard(key, digest)
@@ -85,7 +86,7 @@ def cached(settings: Settings, digest: str, *, stale: bool = False) -> Code | No
             continue
         trailer = artifact.read(fd)
         if trailer is not None:
-            return Code(fd, trailer.kind, tier)
+            return Code(fd, trailer.kind, tier == settings.tiers[0])
         os.close(fd)
     return None
 
@@ -119,7 +120,7 @@ def build(settings: Settings, source: Source, wire: socket.socket) -> None:
     data = read(settings, source)
     code = _compile(settings, source, data)
     answer(wire, code)
-    if code.tier == QUICK and has_room(settings, len(data)):
+    if not code.best and has_room(settings, len(data)):
         improve(settings, source, data)
 
 
@@ -139,7 +140,7 @@ def improve(settings: Settings, source: Source, data: bytes) -> None:
         min(_spare_memory(settings.cgroup_fds) // 2, _IMPROVE_MAX), int(settings.seconds)
     )
     alone = replace(settings, profile=replace(settings.profile, parallel=False))
-    _once(alone, source, data, GOOD)
+    _once(alone, source, data, settings.tiers[0])
 
 
 def has_room(settings: Settings, size: int) -> bool:
@@ -199,15 +200,18 @@ def _join(cgroup_fds: Sequence[int]) -> None:
 
 
 def _compile(settings: Settings, source: Source, data: bytes) -> Code:
-    """Gives quick code, or good code for what the quick compiler can't do."""
+    """Gives quick code, or the best for what the quick compiler can't do."""
     from copepod.engine import compile as compiler
 
     try:
         kind = compiler.kind(data)
+        best, quick = settings.tiers[0], settings.tiers[-1]
         try:
-            return Code(_once(settings, source, data, QUICK), kind, QUICK)
+            return Code(_once(settings, source, data, quick), kind, quick == best)
         except errors.InvalidArgument:
-            return Code(_once(settings, source, data, GOOD), kind, GOOD)
+            if quick == best:
+                raise
+            return Code(_once(settings, source, data, best), kind, True)
     except errors.InvalidArgument as error:
         raise errors.InvalidArgument(f"{source.what}: {error}") from None
 

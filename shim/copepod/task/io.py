@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import os
 import stat
-from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from copepod import errors
+from copepod.values import dataclass
 
 STDIN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 STDOUT_FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC

@@ -42,7 +42,7 @@ T = TypeVar("T")
 class Runtime(Protocol):
     """Makes containers."""
 
-    async def create(self, request: pb.CreateTaskRequest, stdio: io.Stdio) -> Container:
+    async def create(self, request: pb.CreateTaskRequest, stdio: io.Stdio, /) -> Container:
         """Builds the walls and the process, ready to run; undoes all of it on failure."""
 
 

@@ -33,7 +33,9 @@ EXEC_DEATH_TIMEOUT = 5.0
 class Container(Protocol):
     """What is asked of a container's walls: the seam between the shim's mind and the kernel."""
 
-    init: Handle
+    @property
+    def init(self) -> Handle:
+        """The container's own process."""
 
     def pids(self) -> list[int]:
         """Every process in the container, from its cgroup."""

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from copepod import errors
 from copepod.config import Config
 from copepod.engine import artifact
+from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 from copepod.image import builder, content, layers, lookup, resolve, worker
 from copepod.image.cache import Cache
@@ -140,7 +141,8 @@ class Node:
         return Found("wasm", name, digest or sha256(data).hexdigest(), fd)
 
     def settings(self, seconds: float = 60) -> worker.Settings:
-        return worker.Settings(self.cache, Profile(), 1 << 30, seconds, [])
+        tiers = ("cranelift", "winch")
+        return worker.Settings(self.cache, Profile(), tiers, 1 << 30, seconds, [])
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +242,17 @@ def test_better_code_that_is_missing_is_made_at_the_next_hit(node: Node) -> None
 
 
 @pytest.mark.parametrize("layer", [True, False])
+@pytest.mark.parametrize("compiler", ["winch", "cranelift"])
+def test_one_compiler_alone(node: Node, compiler: str, layer: bool) -> None:
+    node.image(node.blob(EMPTY, "application/wasm"))
+    knobs = Knobs(compiler=compiler, fuel=5)
+    for _ in range(2):
+        found = Found() if layer else node.file(EMPTY)
+        check(run(node.module(found, knobs=knobs)), EMPTY, compiler)
+    assert [entry.key for entry in node.cache.ls()] == [knobs.profile().at(compiler).key()]
+
+
+@pytest.mark.parametrize("layer", [True, False])
 def test_code_that_is_of_no_use_is_made_again(node: Node, layer: bool) -> None:
     node.image(node.blob(EMPTY, "application/wasm"))
     for stale, tier in ((False, "winch"), (False, "cranelift"), (True, "winch")):
@@ -285,7 +298,7 @@ def test_a_file_that_changed_is_refused(node: Node) -> None:
 
 
 def test_a_file_that_is_too_large_is_refused(node: Node) -> None:
-    node.config = replace(node.config, module_max_bytes=10)
+    node.config = Config(cache_dir=node.config.cache_dir, module_max_bytes=10)
     with pytest.raises(errors.ResourceExhausted, match="more than the 10 that this node compiles"):
         run(node.module(node.file(EMPTY)))
 
@@ -403,7 +416,7 @@ def test_a_damaged_manifest(node: Node, root: bool) -> None:
 @pytest.mark.parametrize("root", [True, False])
 def test_a_layer_that_is_too_large(node: Node, root: bool) -> None:
     node.image(node.blob(EMPTY, "application/wasm"))
-    node.config = replace(node.config, module_max_bytes=10)
+    node.config = Config(cache_dir=node.config.cache_dir, module_max_bytes=10)
     more = {} if root else {"containerd_root": ""}
     with pytest.raises(errors.ResourceExhausted, match="larger than the 10 bytes"):
         run(node.module(Found(), **more))
@@ -473,7 +486,7 @@ def test_many_at_once_compile_once(node: Node) -> None:
     assert len(node.cache.ls()) == 2
 
 
-@given(st.text(st.characters(exclude_characters="\0")), st.text(), st.booleans())
+@given(st.text(st.characters(codec="utf-8", exclude_characters="\0")), st.text(), st.booleans())
 def test_what_the_shim_says_is_heard(name: str, searched: str, stale: bool) -> None:
     searched = searched.replace("\0", "")
     said = lookup.Heard(name, searched, stale)
@@ -499,7 +512,7 @@ def test_cancelling_kills_the_child(node: Node) -> None:
 
 
 def test_a_compiler_that_takes_too_long(node: Node) -> None:
-    node.config = replace(node.config, compile_timeout_seconds=1)
+    node.config = Config(cache_dir=node.config.cache_dir, compile_timeout_seconds=1)
     with pytest.raises(errors.ResourceExhausted, match="longer than the 1 s"):
         run(node.module(node.file(large(60_000))))
 

@@ -40,7 +40,7 @@ def dataclass(*, frozen: bool = False, slots: bool = True) -> Callable[[type[T]]
     def make(cls: type[T]) -> type[T]:
         if not slots:
             raise TypeError(f"{cls.__name__}: a class of values has slots")
-        names = tuple(cls.__dict__.get("__annotations__", ()))
+        names = tuple(cls.__dict__.get("__annotations__", ()))  # noqa: RUF063  # its own ones only
         namespace = {
             name: value
             for name, value in cls.__dict__.items()
@@ -91,6 +91,9 @@ def _init(self: Any, *args: Any, **given: Any) -> None:
             raise TypeError(f"{cls.__name__} needs a value for {name!r}")
     if given:
         raise TypeError(f"{cls.__name__} has no field {next(iter(given))!r} to set by name")
+    check = getattr(cls, "__post_init__", None)
+    if check is not None:
+        check(self)
 
 
 def _eq(self: object, other: object) -> Any:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 
 import pytest
+
 from copepod import values
 
 pytestmark = pytest.mark.pure

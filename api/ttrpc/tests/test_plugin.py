@@ -167,10 +167,8 @@ def test_a_type_that_protoc_did_not_send() -> None:
     assert isinstance(response, CodeGeneratorResponse)
 
 
-def test_generated_code_works(run: Run, generated: Path) -> None:
-    pb: Any = importlib.import_module("made_by_test.sample_pb2")
-    other: Any = importlib.import_module("made_by_test.other_types_pb2")
-    made: Any = importlib.import_module("made_by_test.sample_ttrpc")
+def service(pb: Any, other: Any, made: Any) -> Any:
+    """An implementation of the generated base class."""
 
     class Calc(made.CalcBase):  # type: ignore[misc]  # made a moment ago
         async def double(self, request: Any, ctx: ttrpc.Context) -> Any:
@@ -193,10 +191,18 @@ def test_generated_code_works(run: Run, generated: Path) -> None:
             async for request in requests:
                 await responses.send(request)
 
+    return Calc()
+
+
+def test_generated_code_works(run: Run, generated: Path) -> None:
+    pb: Any = importlib.import_module("made_by_test.sample_pb2")
+    other: Any = importlib.import_module("made_by_test.other_types_pb2")
+    made: Any = importlib.import_module("made_by_test.sample_ttrpc")
+
     async def main() -> None:
         with pytest.raises(TypeError, match="abstract"):
             made.SecondBase()
-        server = Server([Calc()])
+        server = Server([service(pb, other, made)])
         ours, theirs = socket.socketpair()
         await server.attach(ours)
         client = await Client.attach(theirs)

@@ -1,20 +1,16 @@
-"""The rules of the protocol, message by message, on connections that have no socket."""
+"""The rules of the protocol at the server's end, message by message, without a socket."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ttrpc import Code, Error, StateError, wire
-from ttrpc.connection import STREAM_ID_MAX, ClientConnection, ServerConnection
+from ttrpc.connection import STREAM_ID_MAX, ServerConnection
 from ttrpc.events import (
     ConnectionBroken,
     DataReceived,
-    Event,
     RemoteClosed,
     RequestReceived,
-    ResponseReceived,
     StreamFailed,
 )
 from ttrpc.frames import (
@@ -22,41 +18,12 @@ from ttrpc.frames import (
     FLAG_NO_DATA,
     FLAG_REMOTE_CLOSED,
     FLAG_REMOTE_OPEN,
-    HEADER,
     REQUEST,
     RESPONSE,
     Frame,
-    FrameReader,
     encode,
 )
-
-PING = wire.encode_request("s", "ping", b"hello", 0, None)
-LAST = FLAG_REMOTE_CLOSED | FLAG_NO_DATA
-
-
-def sent(connection: ServerConnection | ClientConnection) -> list[Frame]:
-    """The frames that a connection wants to send."""
-    frames = FrameReader().feed(connection.data_to_send())
-    assert all(isinstance(frame, Frame) for frame in frames)
-    return [frame for frame in frames if isinstance(frame, Frame)]
-
-
-def status(frame: Frame) -> tuple[int, int, str]:
-    """(stream, code, message) of a response that failed."""
-    assert frame.kind == RESPONSE
-    assert frame.flags == 0
-    answer = wire.decode_response(frame.data).status
-    assert answer is not None
-    return frame.stream_id, answer.code, answer.message
-
-
-def open_stream(server: ServerConnection, stream_id: int = 1, flags: int = 0) -> None:
-    """Lets a client open a stream."""
-    (event,) = server.receive_data(encode(stream_id, REQUEST, flags, PING))
-    assert isinstance(event, RequestReceived)
-
-
-# -- the server's end ------------------------------------------------------------------------
+from ttrpc_frames import LAST, PING, open_stream, sent, status
 
 
 @pytest.mark.parametrize(
@@ -308,179 +275,3 @@ def test_end_of_bytes() -> None:
     server.receive_data(encode(1, REQUEST, 0, PING)[:-1])
     (event,) = server.receive_eof()
     assert isinstance(event, ConnectionBroken)
-
-
-# -- the client's end ------------------------------------------------------------------------
-
-
-def test_client_ids_are_odd_and_increase() -> None:
-    client = ClientConnection()
-    ids = [
-        client.open(PING),
-        client.open(PING, unary=False),
-        client.open(PING, unary=False, more=True),
-    ]
-    assert ids == [1, 3, 5]
-    assert [(frame.kind, frame.flags) for frame in sent(client)] == [
-        (REQUEST, 0),
-        (REQUEST, FLAG_REMOTE_CLOSED),
-        (REQUEST, FLAG_REMOTE_OPEN),
-    ]
-
-
-def test_client_runs_out_of_ids() -> None:
-    client = ClientConnection()
-    client._next_id = STREAM_ID_MAX
-    assert client.open(PING) == STREAM_ID_MAX
-    with pytest.raises(StateError):
-        client.open(PING)
-
-
-def test_client_gets_the_response_once() -> None:
-    client = ClientConnection()
-    client.open(PING)
-    data = encode(1, RESPONSE, 0, wire.encode_payload(b"pong"))
-    assert client.receive_data(data) == [ResponseReceived(1, wire.Response(None, b"pong"))]
-    assert client.receive_data(data) == []
-    assert client.active == 0
-
-
-def test_late_answers_of_all_kinds_are_dropped() -> None:
-    client = ClientConnection(limit=64)
-    client.open(PING)
-    client.forget(1)
-    sent(client)
-    for kind in (RESPONSE, DATA, REQUEST, 9):
-        assert client.receive_data(encode(1, kind, 0, b"")) == []
-    assert client.receive_data(encode(1, RESPONSE, 0, bytes(65))) == []
-    assert client.data_to_send() == b""
-
-
-def test_forgetting_a_stream_tells_the_server_that_no_data_follows() -> None:
-    client = ClientConnection()
-    client.open(PING, unary=False, more=True)
-    sent(client)
-    client.forget(1)
-    client.forget(1)
-    assert sent(client) == [Frame(1, DATA, LAST, b"")]
-
-
-def test_client_oversized_request_is_refused_and_takes_no_id() -> None:
-    client = ClientConnection(limit=64)
-    with pytest.raises(Error, match="RESOURCE_EXHAUSTED"):
-        client.open(bytes(65))
-    assert client.data_to_send() == b""
-    assert client.open(bytes(64)) == 1
-
-
-def test_client_oversized_response_fails_its_call_only() -> None:
-    client = ClientConnection(limit=64)
-    client.open(PING)
-    client.open(PING)
-    (event,) = client.receive_data(encode(1, RESPONSE, 0, bytes(65)))
-    assert isinstance(event, StreamFailed)
-    assert (event.stream_id, event.code) == (1, Code.RESOURCE_EXHAUSTED)
-    (event,) = client.receive_data(encode(3, RESPONSE, 0, b""))
-    assert event == ResponseReceived(3, wire.Response(None, b""))
-
-
-@pytest.mark.parametrize(
-    "bad",
-    [encode(1, DATA, 0, b""), encode(1, REQUEST, 0, b""), encode(1, RESPONSE, 0, b"\x0a")],
-    ids=["data on a unary call", "request", "no protobuf"],
-)
-def test_client_call_fails_when_the_server_breaks_a_rule(bad: bytes) -> None:
-    client = ClientConnection()
-    client.open(PING)
-    (event,) = client.receive_data(bad)
-    assert isinstance(event, StreamFailed)
-    assert event.code == Code.INTERNAL
-    assert client.active == 0
-
-
-def test_client_reads_a_server_stream() -> None:
-    client = ClientConnection()
-    client.open(PING, unary=False)
-    data = encode(1, DATA, 0, b"a") + encode(1, DATA, 0, b"") + encode(1, DATA, LAST, b"")
-    assert client.receive_data(data) == [
-        DataReceived(1, b"a"),
-        DataReceived(1, b""),
-        RemoteClosed(1),
-    ]
-    assert client.active == 0
-
-
-def test_client_may_not_send_what_the_protocol_forbids() -> None:
-    client = ClientConnection()
-    for more in (False, True):
-        stream_id = client.open(PING, unary=False, more=more)
-        assert client.can_send(stream_id) == more
-    client.send_data(3, b"x")
-    client.send_end(3)
-    for stream_id in (1, 3, 5):
-        with pytest.raises(StateError):
-            client.send_data(stream_id, b"x")
-        with pytest.raises(StateError):
-            client.send_end(stream_id)
-
-
-# -- both ends, any bytes ----------------------------------------------------------------------
-
-# Headers that are near the truth, so that random traffic reaches the rules behind the header.
-NEAR = st.builds(
-    lambda stream_id, kind, flags, data: encode(stream_id, kind, flags, data),
-    st.integers(0, 9),
-    st.integers(0, 4),
-    st.integers(0, 7),
-    st.sampled_from([b"", b"x", PING, bytes(80)]) | st.binary(max_size=20),
-)
-TRAFFIC = st.lists(NEAR | st.binary(max_size=12), max_size=12).map(b"".join)
-
-
-def portions(
-    connection: ServerConnection | ClientConnection, data: bytes, step: int
-) -> list[Event]:
-    """Feeds data in steps."""
-    return [
-        event
-        for start in range(0, len(data), step)
-        for event in connection.receive_data(data[start : start + step])
-    ]
-
-
-@given(TRAFFIC | st.binary(), st.integers(1, 30))
-def test_server_takes_any_bytes_in_any_portions(data: bytes, step: int) -> None:
-    whole, cut = ServerConnection(limit=64), ServerConnection(limit=64)
-    expected = whole.receive_data(data)
-    assert portions(cut, data, step) == expected
-    assert cut.data_to_send() == whole.data_to_send()
-    assert cut.active == whole.active
-    assert cut.receive_eof() == whole.receive_eof()
-
-
-@given(TRAFFIC | st.binary(), st.integers(1, 30))
-def test_client_takes_any_bytes_in_any_portions(data: bytes, step: int) -> None:
-    whole, cut = ClientConnection(limit=64), ClientConnection(limit=64)
-    for client in (whole, cut):
-        client.open(PING)
-        client.open(PING, unary=False)
-        client.open(PING, unary=False, more=True)
-    expected = whole.receive_data(data)
-    assert portions(cut, data, step) == expected
-    assert cut.data_to_send() == whole.data_to_send()
-    assert cut.active == whole.active
-
-
-@given(TRAFFIC)
-def test_every_failed_stream_gets_exactly_one_answer(data: bytes) -> None:
-    server = ServerConnection(limit=64)
-    events = server.receive_data(data)
-    failed = [event.stream_id for event in events if isinstance(event, StreamFailed)]
-    assert [status(frame)[0] for frame in sent(server)] == failed
-
-
-def test_header_only_noise_takes_no_memory() -> None:
-    server = ServerConnection()
-    for _ in range(1000):
-        assert server.receive_data(HEADER.pack(0, 0, 0, 0) * 100) == []
-    assert server.data_to_send() == b""

@@ -30,7 +30,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     # still outside: the engine maps its code by a path of the node's /proc.
     context.root = _root(job)
     found = main.look_up(job, context.root, job.program.env)
-    code = main.obtain(found, wire, engine)
+    code = main.obtain(context, found, wire, engine)
     env = main.environment(job, context.root)
     os.close(context.root)
     _join(job)

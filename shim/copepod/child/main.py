@@ -129,7 +129,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     code: tuple[object, str] = (None, "")
     if job.kind != "sandbox":
         found = look_up(job, context.root, job.program.env)
-        code = obtain(found, wire, engine)
+        code = obtain(context, found, wire, engine)
     env = environment(job, context.root)
     _do(job.last, context)
     finish(context, wire)
@@ -141,11 +141,12 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
 
 def be_born(wire: Wire) -> None:
     """Forks the process that stays; this one tells its pid and is gone. The shim, a subreaper,
-    becomes the other's parent."""
+    becomes the other's parent, which says nothing before that."""
     pid = os.fork()
     if pid:
         wire.say("pid", str(pid))
         os._exit(0)
+    wire.hear("adopted")
 
 
 def look_up(job: Job, root: int, env: tuple[str, ...]) -> Payload:
@@ -160,7 +161,9 @@ def look_up(job: Job, root: int, env: tuple[str, ...]) -> Payload:
     return found
 
 
-def obtain(found: Payload, wire: Wire, engine: Engine | None) -> tuple[object, str]:
+def obtain(
+    context: Context, found: Payload, wire: Wire, engine: Engine | None
+) -> tuple[object, str]:
     """Asks the shim for the compiled code of a wasm file, or of an image's layer, and maps it.
 
     Gives it with the export to call, "" for the usual one. Once, a file that the engine does not
@@ -179,8 +182,12 @@ def obtain(found: Payload, wire: Wire, engine: Engine | None) -> tuple[object, s
         wire.say("missing", found.name, found.entry, found.searched)
     for last in (False, True):
         (kind, entry, *_), received = wire.hear("module")
+        before = _open_fds()
         try:
-            return engine.load(received[0], kind), found.entry or entry
+            loaded = engine.load(received[0], kind)
+            # It keeps the file: the guest's memory starts as a private mapping of it.
+            context.held = _open_fds() - before
+            return loaded, found.entry or entry
         except LookupError as error:
             if last:
                 raise errors.DataLoss(str(error)) from None
@@ -188,6 +195,11 @@ def obtain(found: Payload, wire: Wire, engine: Engine | None) -> tuple[object, s
         finally:
             os.close(received[0])
     raise AssertionError  # the second round returns or raises
+
+
+def _open_fds() -> frozenset[int]:
+    """Gives the numbers of all open fds; one of a listing itself is closed again by then."""
+    return frozenset(fd for fd in map(int, os.listdir("/proc/self/fd")) if fds.is_open(fd))
 
 
 def environment(job: Job, root: int) -> tuple[str, ...]:
@@ -227,7 +239,7 @@ def finish(context: Context, wire: Wire) -> None:
     # A change of ids or capabilities may have made us dumpable by the kernel's own rules.
     prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
     # No fd of the node, not even of a directory, is there when the container's own code runs.
-    fds.close_all_but((0, 1, 2, wire.fileno()))
+    fds.close_all_but((0, 1, 2, wire.fileno(), *context.held))
 
 
 def confine(job: Job) -> None:

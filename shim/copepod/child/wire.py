@@ -5,7 +5,7 @@ event loop: the shim's end waits in container/talk.py.
 
 child says                                  shim says
   map (give me my id maps)                    mapped
-  pid N (of the process that stays)
+  pid N (of the process that stays)           adopted
   hooks (the namespaces are there)            hooked
   console +fd (the terminal's master)
   found digest name entry +fd                 module kind entry +fd

@@ -8,26 +8,24 @@ network namespaces are made and removed by the caller.
 from __future__ import annotations
 
 import os
-import signal
-import socket
-from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 from copepod import errors
-from copepod.child import cgroupfs, idmap, main, signals
+from copepod.child import cgroupfs, idmap
 from copepod.container import cgroup_mounts, hooks, plan, plan_process, seccomp
-from copepod.container.talk import Talk
-from copepod.linux import caps, ns, pidfd, prctl
-from copepod.values import dataclass, replace
+from copepod.container.fork import Engine, Guardian, fork
+from copepod.container.orders import ExecOrder, Found, Module, Order
+from copepod.linux import ns, pidfd
+from copepod.values import replace
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Awaitable, Callable
 
     from copepod.child.job import Job
-    from copepod.engine.limits import Knobs
-    from copepod.spec import Process as ProcessSpec
-    from copepod.spec import RootfsMount, Spec
+    from copepod.container.talk import Talk
+
+__all__ = ["ExecOrder", "Found", "Module", "Order", "Process", "create", "exec_", "machine"]
 
 # What a child may say before it is ready; child/wire.py has the conversation.
 _SAID = ("map", "pid", "hooks", "console", "native", "found", "missing", "unusable", "ready")
@@ -231,6 +229,7 @@ class _Conversation:
             raise errors.Internal(f"copepod: the process in between ended with status {status}")
         self._talk.follow(pid)
         self._guardian.leave()
+        self._talk.say("adopted")
 
 
 @cache

@@ -32,6 +32,15 @@ def above_stdio(fd: int) -> int:
     return fd if fd > 2 or fd < 0 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3)
 
 
+def is_open(fd: int) -> bool:
+    """Whether the number stands for an open fd."""
+    try:
+        fcntl.fcntl(fd, fcntl.F_GETFD)
+    except OSError:
+        return False
+    return True
+
+
 def occupy_stdio() -> None:
     """Opens /dev/null on whichever of 0 to 2 is free, so that nothing else is opened there and
     overwritten when stdio is put in place."""

@@ -1,0 +1,149 @@
+"""The fork of a container's first process, or of one that joins it: into the right pid namespace,
+with everything imported, by a process that stays where it is.
+
+It knows what a child needs and not what it is for.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, NoReturn
+
+from copepod import errors
+from copepod.child import main, signals
+from copepod.container.talk import Talk
+from copepod.linux import caps, ns, prctl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from copepod.child.job import Job
+    from copepod.engine.limits import Knobs
+
+
+class Guardian:
+    """While one is `wanted`, orphaned descendants become children of this process: those whose
+    parent, a process in between, has just ended. At other times orphans are no concern of a shim.
+    """
+
+    _count = 0
+
+    def __init__(self, wanted: bool) -> None:
+        self._wanted = wanted
+        if wanted:
+            Guardian._count += 1
+            prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
+
+    def leave(self) -> None:
+        """Ends this one's part; more than once is fine."""
+        if self._wanted:
+            self._wanted = False
+            Guardian._count -= 1
+            if not Guardian._count:
+                prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 0)
+
+
+class Engine:
+    """The engine's room for the child: imported, and its library mapped, before the fork."""
+
+    def __init__(self, limits: Knobs | None) -> None:
+        from copepod.engine import capi, run
+        from copepod.engine.limits import Knobs
+
+        capi.library()
+        self._run, self._knobs = run, limits or Knobs()
+
+    def load(self, fd: int, kind: str) -> object:
+        try:
+            return self._run.load(fd, kind, self._knobs.profile())
+        except self._run.Unusable as error:
+            raise LookupError(str(error)) from None
+
+    def link(
+        self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str
+    ) -> main.Guest:
+        options = self._run.Options(
+            args=args, env=env, cwd=cwd, entry=entry or None, knobs=self._knobs
+        )
+        guest: main.Guest = self._run.link(loaded, options)  # type: ignore[arg-type]  # ours
+        return guest
+
+
+def fork(job: Job, engine: Engine | None) -> Talk:
+    """Forks the child, into its pid namespace where it has one; all signals are blocked
+    meanwhile, so that no handler of ours runs in it."""
+    _prepare()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.everything())
+    try:
+        with _pid_namespace(job):
+            pid = os.fork()
+            if pid == 0:
+                _be_child(job, theirs, engine)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    return Talk(ours, pid)
+
+
+def _be_child(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
+    try:
+        main.run(job, sock, engine)
+    finally:
+        os._exit(main.FAILED)
+
+
+@contextmanager
+def _pid_namespace(job: Job) -> Iterator[None]:
+    """Children that are forked inside are born into the wanted pid namespace; this process stays
+    where it is (pid_namespaces(7)), and is set back in any case."""
+    if job.kind == "exec":
+        # Joined by the process in between: it must not be seen in the container's /proc.
+        yield
+        return
+    names = job.namespaces
+    if names.middle or not (names.new_pid or names.pid_path):
+        yield
+        return
+    own = ns.own("pid")
+    try:
+        try:
+            if names.new_pid:
+                ns.unshare(ns.CLONE_NEWPID)
+            else:
+                _enter_pid(names.pid_path)
+        except OSError as error:
+            text = f"pid namespace {names.pid_path}".rstrip() + f": {error.strerror}"
+            raise errors.StepFailed("pid", error.errno or 0, names.pid_path, text) from None
+        yield
+    finally:
+        try:
+            # Only the parent comes here: the child leaves by os._exit.
+            ns.setns(own, ns.CLONE_NEWPID)
+        finally:
+            os.close(own)
+
+
+def _enter_pid(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        ns.setns(fd, ns.CLONE_NEWPID, path)
+    finally:
+        os.close(fd)
+
+
+@cache
+def _prepare() -> None:
+    """Once in a shim's life: nothing that the child needs is still to be imported or looked up."""
+    import hashlib  # noqa: F401  # for the child, which imports nothing
+    import resource  # noqa: F401
+
+    caps.last()
+    signals.ending()

@@ -1,0 +1,82 @@
+"""What spawn is asked for and what it asks back: plain data between the rooms.
+
+It does nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from copepod.values import dataclass
+
+if TYPE_CHECKING:
+    from copepod.container.spawn import Process
+    from copepod.engine.limits import Knobs
+    from copepod.spec import Process as ProcessSpec
+    from copepod.spec import RootfsMount, Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a container is made of. `stdio`: fds that become 0, 1, 2 (-1: /dev/null), they stay
+    the caller's; with `terminal` they are not looked at and `Process.console` is the master.
+
+    `netns_path` takes the place of a new network namespace; `sandbox`: be the pod's waiting
+    process; `limits`: what a wasm guest may use, the engine's defaults if None.
+    """
+
+    id: str
+    namespace: str
+    bundle: str
+    spec: Spec
+    rootfs: tuple[RootfsMount, ...]
+    stdio: tuple[int, int, int]
+    terminal: bool
+    cgroup_fds: list[int]
+    netns_path: str | None = None
+    sandbox: bool = False
+    native_allowed: bool = True
+    limits: Knobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExecOrder:
+    """A process that joins the container whose first process is `init`; `spec` is the
+    container's (for its namespaces and seccomp profile), the rest as in Order."""
+
+    id: str
+    spec: Spec
+    bundle: str
+    process: ProcessSpec
+    init: Process
+    stdio: tuple[int, int, int]
+    terminal: bool
+    cgroup_fds: list[int]
+    native_allowed: bool = True
+    limits: Knobs | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What args[0] names. kind "wasm": a file with this sha256, open at `fd`, which the receiver
+    closes; "missing": no such file, so a layer of the image may be meant; `searched` says where.
+
+    `stale`: the engine refused the file that it was given before; it has to be compiled anew.
+    """
+
+    kind: str
+    name: str
+    digest: str
+    fd: int
+    searched: str
+    rootfs_layers: bool
+    stale: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`."""
+
+    fd: int
+    kind: str
+    entry: str | None = None

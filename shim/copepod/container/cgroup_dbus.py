@@ -54,7 +54,7 @@ class Manager:
                 return manager
             except (OSError, ValueError) as error:  # TimeoutError is an OSError
                 connection.close()
-                problems.append(f"{path}: {error or 'no answer'}")
+                problems.append(f"{path}: {str(error) or 'no answer'}")
             except BaseException:
                 connection.close()
                 raise
@@ -73,9 +73,10 @@ class Manager:
         await loop.sock_connect(self._socket, path)
         authenticator = Authenticator()
         for line in authenticator:
-            await loop.sock_sendall(self._socket, line)
+            # All in one go: systemd's side overlooks a message that comes in one piece with BEGIN
+            # and waits for more, so BEGIN must have been read before the first one is sent.
+            await loop.sock_sendall(self._socket, line + BEGIN)
             authenticator.feed(await self._receive())
-        await loop.sock_sendall(self._socket, BEGIN)
         if not is_bus:
             return
         bus = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")
@@ -91,19 +92,23 @@ class Manager:
 
     async def call(self, method: str, signature: str = "", body: tuple[Any, ...] = ()) -> Any:
         """Calls the manager; gives the answer's body. Errors by their D-Bus names."""
-        try:
-            async with asyncio.timeout(self._timeout):
-                return await self._call((_NAME, _PATH, _MANAGER), method, signature, body)
-        except OSError as error:  # TimeoutError is one
-            why = "did not answer" if isinstance(error, TimeoutError) else f"is gone: {error}"
-            raise Unavailable(f"systemd {why} ({method})") from None
+        return await self._bounded((_NAME, _PATH, _MANAGER), method, signature, body)
 
     async def version(self) -> int:
         """systemd's version, 0 when it says none that can be read."""
         target = (_NAME, _PATH, "org.freedesktop.DBus.Properties")
-        async with asyncio.timeout(self._timeout):
-            answer = await self._call(target, "Get", "ss", (_MANAGER, "Version"))
+        answer = await self._bounded(target, "Get", "ss", (_MANAGER, "Version"))
         return parse_version(str(answer[0][1]))
+
+    async def _bounded(
+        self, target: tuple[str, str, str], method: str, signature: str, body: tuple[Any, ...]
+    ) -> Any:
+        try:
+            async with asyncio.timeout(self._timeout):
+                return await self._call(target, method, signature, body)
+        except OSError as error:  # TimeoutError is one
+            why = "did not answer" if isinstance(error, TimeoutError) else f"is gone: {error}"
+            raise Unavailable(f"systemd {why} ({method})") from None
 
     async def _call(
         self,

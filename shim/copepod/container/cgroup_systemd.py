@@ -78,18 +78,20 @@ class Systemd(Cgroup):
         self._holder: Holder | None = None
 
     async def create(self) -> None:
+        started = False  # a unit that is somebody else's must not be stopped
         self._holder = None if self.unit.endswith(".slice") else Holder()
         try:
             async with await self._connect(_TIMEOUT) as manager:
                 properties = self._properties(await manager.version())
-                await self._start(manager, properties)
+                started = await self._start(manager, properties)
             if self._holder:
                 self.group.expected = {self._holder.pid}
             await self.group.create()
         except BaseException:
             self._let_go()
             try:
-                await self._stop()
+                if started:
+                    await self._stop()
             except Error:  # what failed first is what the user must hear
                 pass
             raise
@@ -115,19 +117,21 @@ class Systemd(Cgroup):
             properties += resource_properties(self.resources, self.version, version, new=True)
         return properties
 
-    async def _start(self, manager: Manager, properties: list[Property]) -> None:
+    async def _start(self, manager: Manager, properties: list[Property]) -> bool:
+        """True when the unit is ours; a slice may be there already. UnitExists for a scope."""
         body: tuple[object, ...] = (self.unit, "replace", properties, [])
         try:
             result = await manager.job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
         except UnitExists:
             if self._holder is None:
-                return  # a slice that is there is what was wanted
+                return False
             # One that failed earlier stays loaded until it is reset; a living one stays anyway.
             await _reset(manager, self.unit)
             result = await manager.job("StartTransientUnit", "ssa(sv)a(sa(sv))", body)
         if result != "done":
             await _reset(manager, self.unit)
             raise Unavailable(f"systemd could not start {self.unit}: the job ended as {result!r}")
+        return True
 
     async def seal(self) -> None:
         from copepod.container import devices

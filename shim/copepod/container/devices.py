@@ -198,20 +198,20 @@ class Program:
         """Loads and attaches; raises StepFailed when the kernel has no such programs."""
         from copepod.container import bpf
 
-        directory = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        directory = new = -1
         try:
+            directory = os.open(group, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             new = bpf.load(program(outcome))
-            try:
-                bpf.attach(directory, new, replaces=self.fd)
-            except OSError:
-                os.close(new)
-                raise
+            bpf.attach(directory, new, replaces=self.fd)
         except OSError as error:
+            if new >= 0:
+                os.close(new)
             code = error.errno or errno.EINVAL
             text = f"cgroup: the kernel takes no device rules for {group}: {os.strerror(code)}"
             raise StepFailed("cgroup devices", code, group, text) from None
         finally:
-            os.close(directory)
+            if directory >= 0:
+                os.close(directory)
         self.close()
         self.fd = new
 

@@ -7,6 +7,7 @@ still kills, freezes and takes device programs.
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import select
 import signal
@@ -41,6 +42,7 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(autouse=True)
 def no_leak() -> Iterator[None]:
+    gc.collect()  # what earlier tests left to the collector is not ours to count
     fds = sorted(os.listdir("/proc/self/fd"))
     enabled = Path(POINT, "cgroup.subtree_control").read_text()
     yield

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 WASM = b"\0asm"
 ELF = b"\x7fELF"
 SCRIPT = b"#!"
+# e_ident[EI_OSABI] (elf(5)) of code that wasmtime has compiled: native code in disguise.
+OSABI, OSABI_WASMTIME = 7, 200
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -112,9 +114,15 @@ def _judge(fd: int, name: str, entry: str, path: str) -> Payload:
         raise errors.PermissionDenied(f"exec {path}: it is a directory: permission denied")
     if not stat.S_ISREG(found.st_mode):
         raise errors.PermissionDenied(f"exec {path}: it is not a regular file: permission denied")
-    head = os.pread(fd, 4, 0)
+    ident = os.pread(fd, 8, 0)
+    head = ident[:4]
     if head == WASM:
         return Payload("wasm", name, entry, path, fd)
+    if head == ELF and ident[OSABI:] == bytes([OSABI_WASMTIME]):
+        raise errors.InvalidArgument(
+            f"exec {path}: the file is a precompiled wasm module: it would run as native code, "
+            "past wasm's walls; put the .wasm file itself into the image"
+        )
     if not found.st_mode & 0o111:
         raise errors.PermissionDenied(
             f"exec {path}: permission denied: the file is neither wasm nor executable (chmod +x)"

@@ -37,6 +37,7 @@ DEFAULTS: tuple[tuple[Key, str], ...] = (
     (("c", 1, 9), "rwm"),  # urandom
     (("c", 136, ANY), "rwm"),  # the slave ends of terminals
     (("c", 5, 2), "rwm"),  # ptmx
+    (("c", 10, 200), "rwm"),  # tun: the spec has it not, but VPN containers have always got it
 )
 
 

@@ -6,10 +6,11 @@ the defaults.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from copepod import errors
-from copepod.values import dataclass
+from copepod.values import dataclass, field
 
 PATH = "/etc/copepod/config.toml"
 
@@ -35,6 +36,9 @@ class Config:
 
     compile_timeout_seconds: int = 300
     """How long the compiler may take for one module."""
+
+    guest: Mapping[str, object] = field(default_factory=dict)
+    """The [guest] table as it stands: `engine.limits.node` reads it."""
 
     @property
     def native_allowed(self) -> bool:
@@ -74,7 +78,9 @@ def parse(text: str, name: str = PATH) -> Config:
         raise errors.InvalidArgument(f"config {name}: not TOML: {error}") from None
     values: dict[str, Any] = {}
     for key, value in root.items():
-        if isinstance(value, dict):
+        if key == "guest" and isinstance(value, dict):
+            values["guest"] = value
+        elif isinstance(value, dict):
             for sub, inner in value.items():
                 field = _field(name, key, sub)
                 values[field] = _checked(name, f"{key}.{sub}", field, inner)

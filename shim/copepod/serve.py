@@ -17,6 +17,7 @@ import ttrpc.client
 import ttrpc.server
 from copepod import config, errors
 from copepod.container import container
+from copepod.engine import limits
 from copepod.log import Log
 from copepod.spec import RootfsMount
 from copepod.task.events import Publisher
@@ -82,7 +83,8 @@ def serve(listener: int, given: Mapping[str, str]) -> None:
 
 
 async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> None:
-    node = container.Node(config.load(given["config"]), given["address"], log)
+    settings = config.load(given["config"])
+    node = container.Node(settings, limits.node(settings.guest), given["address"], log)
     publisher = Publisher(
         given["ttrpc_address"], given["namespace"], ttrpc.client.Client.connect, log
     )

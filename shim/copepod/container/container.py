@@ -12,16 +12,19 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from copepod import errors, spec
-from copepod.container import cgroup, spawn
+from copepod.container import cgroup, hooks, spawn
 from copepod.container.record import Record
+from copepod.engine import limits
+from copepod.image import resolve as image
 from copepod.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Callable, Sequence
 
     from copepod.config import Config
     from copepod.container.cgroup_oom import OomWatch
     from copepod.container.cgroup_stats import V1Stats, V2Stats
+    from copepod.image import builder
     from copepod.log import Log
 
 SIGKILL = 9
@@ -45,6 +48,7 @@ class Node:
     """What does not change while the shim lives: settings and containerd's gRPC socket."""
 
     config: Config
+    guest: limits.Node
     grpc_address: str
     log: Log
 
@@ -56,6 +60,7 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     errors.Error or OSError, and leaves nothing behind then.
     """
     loaded = spec.load(f"{wanted.bundle}/config.json")
+    knobs = _knobs(node, loaded)
     record = Record(wanted.bundle)
     async with AsyncExitStack() as undo:
         undo.callback(record.forget)
@@ -63,7 +68,7 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
         netns = await _make_netns(loaded, wanted, record, undo)
         fds = group.procs_fds()
         try:
-            process = await _spawn(node, wanted, loaded, stdio, fds, netns)
+            process = await _spawn(node, wanted, loaded, knobs, stdio, fds, netns)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -73,7 +78,16 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
         undo.pop_all()
     record.set_process(process.pid)
     record.write()
-    return Container(node, wanted, loaded, record, group, process)
+    return Container(node, wanted, loaded, knobs, record, group, process)
+
+
+def _knobs(node: Node, loaded: spec.Spec) -> limits.Knobs:
+    """What the pod's annotations and the node set for its guests, within the cgroup's memory."""
+    memory = loaded.linux.resources.memory if loaded.linux.resources else None
+    limit = memory.limit if memory is not None else None
+    return limits.parse(
+        loaded.annotations, node.guest, cgroup_memory=limit if limit and limit > 0 else None
+    )
 
 
 async def _make_cgroup(
@@ -121,11 +135,11 @@ async def _spawn(
     node: Node,
     wanted: Wanted,
     loaded: spec.Spec,
+    knobs: limits.Knobs,
     stdio: Sequence[int],
     cgroup_fds: list[int],
     netns: str | None,
 ) -> spawn.Process:
-    sandbox = loaded.annotations.get(CONTAINER_TYPE) == SANDBOX
     order = spawn.Order(
         id=wanted.id,
         namespace=wanted.namespace,
@@ -136,32 +150,53 @@ async def _spawn(
         terminal=wanted.terminal,
         cgroup_fds=cgroup_fds,
         netns_path=netns,
-        sandbox=sandbox,
+        sandbox=loaded.annotations.get(CONTAINER_TYPE) == SANDBOX,
         native_allowed=node.config.native_allowed,
+        limits=knobs,
     )
-    return await spawn.create(order, resolver(node, wanted, cgroup_fds))
+    resolver = Resolver(node, wanted, knobs, cgroup_fds)
+    # An image without a layer of its own is mounted as a bind of an empty folder: its module can
+    # only be a wasm layer, so containerd is asked for it while the child builds its walls.
+    if not order.sandbox and [mount.type for mount in wanted.rootfs] == ["bind"]:
+        resolver.start()
+    try:
+        return await spawn.create(order, resolver)
+    finally:
+        await resolver.drop()
 
 
-def resolver(
-    node: Node, wanted: Wanted, cgroup_fds: list[int]
-) -> Callable[[spawn.Found], Awaitable[spawn.Module]]:
-    """Gives the function that turns what was found in the rootfs into compiled code."""
+class Resolver:
+    """Turns what was found in the rootfs into compiled code, for one container."""
 
-    async def resolve(found: spawn.Found) -> spawn.Module:
-        from copepod.image import resolve as image
+    def __init__(
+        self, node: Node, wanted: Wanted, knobs: limits.Knobs, cgroup_fds: list[int]
+    ) -> None:
+        self._container: image.ForContainer = {
+            "container_id": wanted.id,
+            "namespace": wanted.namespace,
+            "grpc_address": node.grpc_address,
+            "containerd_root": containerd_root(wanted.bundle),
+            "config": node.config,
+            "cgroup_fds": cgroup_fds,
+            "knobs": knobs,
+        }
+        self._started: builder.Child | None = None
 
-        module = await image.module(
-            found,
-            container_id=wanted.id,
-            namespace=wanted.namespace,
-            grpc_address=node.grpc_address,
-            containerd_root=containerd_root(wanted.bundle),
-            config=node.config,
-            cgroup_fds=cgroup_fds,
-        )
+    def start(self) -> None:
+        """Begins to look the image up, before it is known that this will be needed."""
+        self._started = image.start(**self._container)
+
+    async def __call__(self, found: spawn.Found) -> spawn.Module:
+        """Gives the code for `found`; see `image.resolve.module`."""
+        started, self._started = self._started, None
+        module = await image.module(found, **self._container, started=started)
         return spawn.Module(module.fd, module.kind, module.entry)
 
-    return resolve
+    async def drop(self) -> None:
+        """Ends the look-up that `start` began if nobody needed it."""
+        started, self._started = self._started, None
+        if started is not None:
+            await started.drop()
 
 
 def containerd_root(bundle: str) -> str:
@@ -184,11 +219,12 @@ class Container:
         node: Node,
         wanted: Wanted,
         loaded: spec.Spec,
+        knobs: limits.Knobs,
         record: Record,
         group: cgroup.Cgroup,
         init: spawn.Process,
     ) -> None:
-        self._node, self._wanted, self.spec = node, wanted, loaded
+        self._node, self._wanted, self.spec, self._knobs = node, wanted, loaded, knobs
         self._record, self._cgroup, self.init = record, group, init
         self._oom: OomWatch | None = None
         self._oom_seen: Callable[[], None] = lambda: None
@@ -211,6 +247,10 @@ class Container:
     def stats(self) -> V1Stats | V2Stats:
         """The cgroup's metrics; errors.NotFound once it is gone."""
         return self._cgroup.stats()
+
+    async def started(self) -> None:
+        """Runs the poststart hooks; raises if one fails, and the container should end then."""
+        await hooks.poststart(self.spec, self._wanted.id, self._wanted.bundle, self.init.pid)
 
     async def pause(self) -> None:
         """Freezes every process of the container."""
@@ -238,8 +278,10 @@ class Container:
                 terminal=terminal,
                 cgroup_fds=fds,
                 native_allowed=self._node.config.native_allowed,
+                limits=self._knobs,
             )
-            return await spawn.exec_(order, resolver(self._node, self._wanted, fds))
+            resolver = Resolver(self._node, self._wanted, self._knobs, fds)
+            return await spawn.exec_(order, resolver)
         finally:
             for fd in fds:
                 os.close(fd)
@@ -279,8 +321,12 @@ class Container:
                 from copepod.net import netns
 
                 netns.remove(self._record.netns)
+            # A child that still makes better code for the next start may be in it.
+            self._cgroup.kill()
             await self._cgroup.remove()
         except (OSError, errors.Error) as error:
             self._node.log.warning("not all could be freed", id=self._wanted.id, error=error)
             return
         self._record.forget()
+        for failure in await hooks.poststop(self.spec, self._wanted.id, self._wanted.bundle):
+            self._node.log.warning(failure, id=self._wanted.id)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from copepod.image import builder, lookup, worker
 from copepod.values import dataclass
@@ -48,6 +48,18 @@ class Module:
     fd: int
     kind: str
     entry: str | None
+
+
+class ForContainer(TypedDict):
+    """What `module` and `start` want to know of a container, by name."""
+
+    container_id: str
+    namespace: str
+    grpc_address: str
+    containerd_root: str
+    config: Config
+    cgroup_fds: Sequence[int]
+    knobs: Knobs | None
 
 
 async def module(

@@ -46,6 +46,9 @@ class Container(Protocol):
     def stats(self) -> V1Stats | V2Stats:
         """The cgroup's metrics; errors.NotFound once it is gone."""
 
+    async def started(self) -> None:
+        """Is told when the container's own program runs; raises if it should not have."""
+
     async def pause(self) -> None:
         """Freezes every process."""
 
@@ -109,6 +112,11 @@ class Task:
             self._publish(
                 "/tasks/start", events_pb2.TaskStart(container_id=self.id, pid=self.init.pid)
             )
+        try:
+            await self.container.started()
+        except BaseException:
+            self._kill_rest()
+            raise
 
     def kill(self, exec_id: str, signum: int, *, everyone: bool) -> None:
         """Signals one process, or with `everyone` the whole container."""

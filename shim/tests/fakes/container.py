@@ -76,6 +76,9 @@ class FakeContainer:
         """There are none."""
         raise errors.NotFound("no metrics")
 
+    async def started(self) -> None:
+        """Fine."""
+
     async def pause(self) -> None:
         """Noted."""
         self.calls.append("pause")

@@ -13,7 +13,7 @@ import ctypes
 import functools
 import os
 import sys
-from typing import Any
+from typing import Any, NamedTuple
 
 from copepod import errors
 from copepod.engine.symbols import SIGNATURES
@@ -38,11 +38,17 @@ _TYPES: dict[str, Any] = {
     "z": ctypes.c_size_t,
 }
 
-# Build id of a library -> where, in its private wasi_config_t, three bytes lie that say whether
-# name look-up, UDP and TCP are allowed. See allow_sockets.
-SOCKET_FLAGS = {
-    "e0004773ccc53f6a3a21d92517c19c3cad93c22d": 264,  # wasmtime 50.0.1, manylinux x86_64
-    "c76dd8736196354e6c02aecd8ab5c3b996065d31": 264,  # wasmtime 50.0.1, manylinux aarch64
+
+class Layout(NamedTuple):
+    """Where two things lie in a library's private wasi_config_t; see the functions that use it."""
+
+    blocking: int  # one byte: file calls block the calling thread
+    sockets: int  # three bytes: name look-up, UDP, TCP
+
+
+LAYOUTS = {  # by build id, see build_id
+    "e0004773ccc53f6a3a21d92517c19c3cad93c22d": Layout(24, 264),  # 50.0.1, manylinux x86_64
+    "c76dd8736196354e6c02aecd8ab5c3b996065d31": Layout(24, 264),  # 50.0.1, manylinux aarch64
 }
 
 
@@ -182,21 +188,40 @@ def allow_sockets(config: int) -> bool:
     Since version 48 the engine denies TCP and UDP until its embedder calls two setters that its C
     API does not have (wasi_config_inherit_network only decides about addresses). They set two
     bytes that follow the one of wasi_config_allow_ip_name_lookup. They are written here only in a
-    library whose build id stands in SOCKET_FLAGS, and only if that function moves the byte that
-    it is known to move; everywhere else the guest is denied, as the engine's makers have it.
+    library whose build id stands in LAYOUTS, and only if that function moves the byte that it is
+    known to move; everywhere else the guest is denied, as the engine's makers have it.
     """
     lib = library()
     lib.wasi_config_inherit_network(config)
-    offset = SOCKET_FLAGS.get(build_id(lib.path))
-    if offset is None:
+    layout = LAYOUTS.get(build_id(lib.path))
+    if layout is None:
         lib.wasi_config_allow_ip_name_lookup(config, True)
         return False
-    flags = (ctypes.c_uint8 * 3).from_address(config + offset)
+    flags = (ctypes.c_uint8 * 3).from_address(config + layout.sockets)
     before = list(flags)
     lib.wasi_config_allow_ip_name_lookup(config, True)
     if before != [0, 0, 0] or list(flags) != [1, 0, 0]:
         return False
     flags[1] = flags[2] = 1
+    return True
+
+
+def block_in_place(config: int) -> bool:
+    """Lets file calls of a new wasi_config_t, without preopens yet, block the guest's thread.
+
+    Otherwise each goes to another thread and back: 4 to 6 times the time for opening a file, and
+    threads. The engine has a setter, the C API doesn't; the byte follows the list of preopens,
+    which is empty (capacity 0, a dangling address, length 0). Gives False, and changes nothing,
+    in a library that is not in LAYOUTS or where this doesn't hold.
+    """
+    layout = LAYOUTS.get(build_id(library().path))
+    if layout is None or layout.blocking < 24:
+        return False
+    head = (ctypes.c_uint64 * 3).from_address(config + layout.blocking - 24)
+    flag = ctypes.c_uint8.from_address(config + layout.blocking)
+    if (head[0], head[2], flag.value) != (0, 0, 0) or not 0 < head[1] <= 16:
+        return False
+    flag.value = 1
     return True
 
 

@@ -33,6 +33,7 @@ def config(
     pointer: int = lib.wasi_config_new()
     try:
         _texts(pointer, args, env, cwd)
+        capi.block_in_place(pointer)
         for preopen in preopens:
             _preopen(pointer, preopen)
         if network and not capi.allow_sockets(pointer):

@@ -13,7 +13,7 @@ from copepod.engine import capi, component, component_objects, objects, run
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 from enginekit import make
-from enginekit.harness import child, guest
+from enginekit.harness import child, compiled, guest
 
 pytestmark = pytest.mark.system
 
@@ -157,23 +157,60 @@ class TestTheEngineStillDeniesSockets:
         assert guest(make.text("sockets")) == (1, b"", b"")
 
     def test_the_trick_opens_them(self) -> None:
-        assert capi.build_id(capi.find_library()) in capi.SOCKET_FLAGS
+        assert capi.build_id(capi.find_library()) in capi.LAYOUTS
         assert guest(make.text("sockets")) == (0, b"", b"")
 
     def test_network_off_denies(self) -> None:
         assert guest(make.text("sockets"), knobs=Knobs(network=False)) == (1, b"", b"")
 
-    @pytest.mark.parametrize("table", [{}, "shifted"])
+    @pytest.mark.parametrize("shift", [None, 1, 8])
     def test_another_layout_is_refused_not_written_to(
-        self, monkeypatch: pytest.MonkeyPatch, table: object
+        self, monkeypatch: pytest.MonkeyPatch, shift: int | None
     ) -> None:
         known = capi.build_id(capi.find_library())
-        offset = capi.SOCKET_FLAGS[known]
-        monkeypatch.setattr(capi, "SOCKET_FLAGS", {known: offset + 1} if table else {})
+        layout = capi.LAYOUTS[known]
+        other = {} if shift is None else {known: layout._replace(sockets=layout.sockets + shift)}
+        monkeypatch.setattr(capi, "LAYOUTS", other)
         outcome = guest(make.text("sockets"))
         assert outcome.code == 200
         assert b"this build of the wasm engine is not one that Copepod knows" in outcome.err
         assert guest(make.text("hello", how="(i32.const 0)")).code == 0
+
+
+class TestFileCallsStayOnTheGuestsThread:
+    """The other private byte: as above, on a new engine look first for a setter."""
+
+    def threads(self) -> int:
+        """Runs a guest that opens files; gives the threads of the process at its end."""
+
+        def work() -> int:
+            fd = compiled(make.c("probe").read_bytes())
+            options = run.Options(["probe", "open", "/etc/passwd"])
+            run.link(run.load(fd, "core", Profile()), options).run()
+            with open("/proc/self/status") as file:
+                return int(file.read().split("Threads:")[1].split()[0])
+
+        return child(work).code
+
+    def test_the_byte_saves_a_thread(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        few = self.threads()
+        monkeypatch.setattr(capi, "LAYOUTS", {})
+        assert few < self.threads()
+
+    @pytest.mark.parametrize("shift", [-24, -8, 8, 16, 32])
+    def test_another_layout_is_left_alone(
+        self, monkeypatch: pytest.MonkeyPatch, shift: int
+    ) -> None:
+        known = capi.build_id(capi.find_library())
+        layout = capi.LAYOUTS[known]
+        moved = {known: layout._replace(blocking=layout.blocking + shift)}
+        monkeypatch.setattr(capi, "LAYOUTS", moved)
+        assert guest(make.c("probe")).code == 0
+
+        def work() -> int:
+            return int(capi.block_in_place(capi.library().wasi_config_new()))
+
+        assert child(work).code == 0
 
 
 def test_a_c_program_behind_the_adapter(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ It says in one line what is wrong when it cannot go on.
 
 import argparse
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -66,6 +67,8 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    # So that what is open is closed: a cell is namespaces, mounts and a containerd.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         sys.exit(main())
     except RigError as error:

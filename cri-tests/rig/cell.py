@@ -5,6 +5,7 @@ and the machine's own containerd, bridges and sockets are never seen; when it en
 runtime left mounted or bridged ends with it. It is no sandbox: files and cgroups are the host's.
 """
 
+import fcntl
 import os
 import secrets
 import shutil
@@ -13,20 +14,25 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
-from rig import debian
+from rig import debian, procs
 from rig.shell import Done, RigError, kill_group, read_line, run, wait_exit
 
 # /run and the directories below are replaced inside the cell; these parts of /run stay the host's
 # (resolv.conf may be a link into /run/systemd, and runc asks /run/systemd what the machine is).
 KEPT = ("systemd", "dbus", "resolvconf", "udev")
+# In a cell's directory: a file that its owner keeps locked, and the pid of the holder.
+LOCK = "owner"
+HOLDER = "holder"
 CGROUPS = Path("/sys/fs/cgroup")
 PRIVATE = ("/var/lib/cni", "/var/lib/copepod")
 
 _SETUP = """
 set -e
 mount --make-rshared /
-mkdir -p "$CELL/run/lock"
+# containerd's own default state directory, there on every node but those of k3s and the like
+mkdir -p "$CELL/run/lock" && mkdir -m 711 "$CELL/run/containerd"
 for name in $KEPT; do
     if [ -d "/run/$name" ]; then
         mkdir -p "$CELL/run/$name"
@@ -59,13 +65,17 @@ class Cell:
         self.name = ""
         self._holder: subprocess.Popen[bytes] | None = None
         self._made: list[Path] = []
+        self._lock: IO[str] | None = None
 
     def __enter__(self) -> "Cell":
         debian.need_command("ip", "iproute2")
         debian.need_command("nsenter", "util-linux")
+        sweep()
         # The name is also a containerd namespace: letters, digits and single dashes.
         self.home = self._given or Path("/tmp") / f"cpd-{secrets.token_hex(4)}"
         self.home.mkdir(exist_ok=self._given is not None)
+        self._lock = (self.home / LOCK).open("w")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
         self.name = self.home.name
         self.home.chmod(0o711)  # a container's mapped root (user namespaces) must pass through
         for path in map(Path, PRIVATE):
@@ -102,6 +112,7 @@ class Cell:
         said = read_line(self._holder.stdout, 20)
         if said != "ready":
             raise RigError(f"the cell's namespaces could not be set up: {said}")
+        (self.home / HOLDER).write_text(str(self.pid))
 
     @property
     def pid(self) -> int:
@@ -131,19 +142,10 @@ class Cell:
         """shell.run, inside."""
         return run(self.inside(argv), timeout=timeout, stdin=stdin, env=env, check=check)
 
-    def namespaces(self) -> dict[str, str]:
-        """The names of the cell's own namespaces, as /proc/<pid>/ns shows them."""
-        return {kind: os.readlink(f"/proc/{self.pid}/ns/{kind}") for kind in ("mnt", "net")}
-
     def close(self) -> None:
         """Ends what still runs in the cell and removes its directory."""
         if self._holder:
-            groups = self._groups()
-            for pid in self.residents():
-                _kill(pid)
-            for pid in self.residents():
-                wait_exit(pid, 10)
-            _remove_groups(groups)
+            _clear(self.pid, self.name)
             kill_group(self._holder.pid)
             self._holder.wait(10)
             if self._holder.stdout:
@@ -151,6 +153,8 @@ class Cell:
             self._holder = None
         if not self._given:
             shutil.rmtree(self.home, ignore_errors=True)
+        if self._lock:
+            self._lock.close()
         for path in self._made:
             try:
                 path.rmdir()
@@ -158,37 +162,63 @@ class Cell:
                 pass
         self._made.clear()
 
-    def _groups(self) -> set[Path]:
-        """The cgroups named after the cell, and those into which its processes were put."""
-        found = {*CGROUPS.glob(f"*/{self.name}"), *CGROUPS.glob(self.name)}
-        home = _own_groups(self.pid)
-        for pid in self.residents():
-            found |= _own_groups(pid) - home
-        return found
-
     def residents(self) -> list[int]:
         """The processes in the cell's mount or network namespace, and all their descendants."""
-        own = self.namespaces()
-        parents: dict[int, int] = {}
-        found: set[int] = set()
-        for entry in os.listdir("/proc"):
-            if not entry.isdigit() or int(entry) == self.pid:
-                continue
-            pid = int(entry)
-            try:
-                parents[pid] = int(
-                    Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1]
-                )
-                if any(os.readlink(f"/proc/{pid}/ns/{kind}") == own[kind] for kind in own):
-                    found.add(pid)
-            except OSError:
-                continue
-        grown = True
-        while grown:
-            more = {pid for pid, parent in parents.items() if parent in found} - found
-            grown = bool(more)
-            found |= more
-        return sorted(found)
+        return _residents(self.pid)
+
+
+def sweep() -> None:
+    """Ends what is left of cells whose owner was killed before it could."""
+    for lock in Path("/tmp").glob(f"cpd-*/{LOCK}"):
+        home = lock.parent
+        try:
+            with lock.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                holder = int((home / HOLDER).read_text())
+                # A pid may have been given to somebody else: only the holder has this variable.
+                if f"CELL={home}".encode() in Path(f"/proc/{holder}/environ").read_bytes():
+                    _clear(holder, home.name)
+                    _kill(holder)
+        except BlockingIOError:  # its owner lives
+            continue
+        except (OSError, ValueError):
+            pass
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _clear(holder: int, name: str) -> None:
+    """Kills the processes of the holder's namespaces and removes their cgroups."""
+    groups = {*CGROUPS.glob(f"*/{name}"), *CGROUPS.glob(name)}
+    home = _own_groups(holder)
+    pids = _residents(holder)
+    for pid in pids:
+        groups |= _own_groups(pid) - home
+    for pid in pids:
+        _kill(pid)
+    for pid in pids:
+        wait_exit(pid, 10)
+    _remove_groups(groups)
+
+
+def _residents(holder: int) -> list[int]:
+    own = {kind: os.readlink(f"/proc/{holder}/ns/{kind}") for kind in ("mnt", "net")}
+    parents: dict[int, int] = {}
+    found: set[int] = set()
+    for pid in (int(entry) for entry in os.listdir("/proc") if entry.isdigit()):
+        if pid == holder:
+            continue
+        try:
+            parents[pid] = procs.parent(pid)
+            if any(procs.namespace(pid, kind) == own[kind] for kind in own):
+                found.add(pid)
+        except OSError:
+            continue
+    grown = True
+    while grown:
+        more = {pid for pid, parent in parents.items() if parent in found} - found
+        grown = bool(more)
+        found |= more
+    return sorted(found)
 
 
 def _own_groups(pid: int) -> set[Path]:

@@ -5,6 +5,7 @@ what the tests themselves expect of any runtime.
 """
 
 import os
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -17,6 +18,14 @@ from rig.paths import SHIM
 from rig.runs import Runner
 
 RUNTIME = os.environ.get("RIG_RUNTIME", "copepod")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _end_on_sigterm() -> Iterator[None]:
+    """So that a test run that is told to end takes its containerd with it."""
+    before = signal.signal(signal.SIGTERM, lambda *_: pytest.exit("SIGTERM", 143))
+    yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture(scope="session")

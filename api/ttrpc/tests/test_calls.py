@@ -76,6 +76,8 @@ def test_errors_of_handlers(run: Run) -> None:
                 await w.call("Fail", b"time")
             with pytest.raises(ttrpc.Error, match="UNKNOWN: no error at all"):
                 await w.call("Fail", b"ok")
+            with pytest.raises(ttrpc.Error, match=r"^code 99: of our own$"):
+                await w.call("Fail", b"99")
             with pytest.raises(ttrpc.Error, match="CANCELLED"):
                 await w.call("Cancelled")
             with pytest.raises(ttrpc.Error, match=r"UNKNOWN.*NoneType"):

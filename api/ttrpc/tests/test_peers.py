@@ -26,6 +26,22 @@ from ttrpc_demo import (
 )
 
 
+def test_a_call_that_ends_before_its_first_step(run: Run) -> None:
+    async def main() -> None:
+        async with raw() as (demo, server, _):
+            (shell,) = server.shells
+            shell.data_received(encode(1, REQUEST, 0, request("Wait")))
+            shell.data_received(encode(1, REQUEST, 0, request("Wait")))
+            await settle()
+            assert shell._calls == {}
+            assert demo.log in (
+                [],
+                ["cancelled"],
+            )  # Python 3.12 and later run the first step at once
+
+    run(main())
+
+
 def test_authorize(run: Run) -> None:
     seen: list[Peer] = []
 

@@ -133,6 +133,17 @@ def test_stream_deadline(run: Run) -> None:
     run(main())
 
 
+def test_a_handler_that_sends_after_the_end_gets_an_error(run: Run) -> None:
+    async def main() -> None:
+        async with world() as w, await w.stream("Defiant", timeout=0.02) as stream:
+            with pytest.raises(ttrpc.Error, match="DEADLINE_EXCEEDED"):
+                await stream.receive()
+            await until(lambda: w.demo.log)
+            assert w.demo.log[0].startswith("CANCELLED: the stream is over")
+
+    run(main())
+
+
 def test_closing_a_stream_early_lets_the_server_finish(run: Run) -> None:
     async def main() -> None:
         async with world() as w:

@@ -57,6 +57,7 @@ class Demo:
             "Big": Method(self.big, parse),
             "Count": Method(self.count, parse, server_streaming=True),
             "Flood": Method(self.flood, parse, server_streaming=True),
+            "Defiant": Method(self.defiant, parse, server_streaming=True),
             "Join": Method(self.join, parse, client_streaming=True),
             "Ignore": Method(self.ignore, parse, client_streaming=True),
             "Chat": Method(self.chat, parse, client_streaming=True, server_streaming=True),
@@ -87,6 +88,8 @@ class Demo:
     async def fail(self, request: Text, ctx: Context) -> Text:
         if request.data == b"error":
             raise ttrpc.Error(Code.NOT_FOUND, "no such thing", [("type.url/x", b"detail")])
+        if request.data == b"99":
+            raise ttrpc.Error(99, "of our own")
         if request.data == b"ok":
             raise ttrpc.Error(Code.OK, "no error at all")
         if request.data == b"os":
@@ -118,6 +121,15 @@ class Demo:
         except asyncio.CancelledError:
             self.log.append("cancelled")
             raise
+
+    async def defiant(self, request: Text, responses: Sender[Text], ctx: Context) -> None:
+        try:
+            await self.released.wait()
+        except asyncio.CancelledError:
+            try:
+                await responses.send(Text(b"nevertheless"))
+            except ttrpc.Error as error:
+                self.log.append(str(error))
 
     async def join(self, requests: Receiver[Text], ctx: Context) -> Text:
         return Text(b",".join([request.data async for request in requests]))

@@ -5,6 +5,7 @@ It maps mounts that are still detached; the kernel refuses any other.
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 
@@ -40,7 +41,8 @@ def apply(tree: int, maps: Maps, path: str) -> None:
 def user_namespace(maps: Maps) -> int:
     """Gives the fd of a new user namespace with those maps; no process stays in it.
 
-    A map is written from outside, so a child enters the namespace and waits to be looked at.
+    A map is written from outside, so a child enters the namespace and waits to be looked at. It
+    tells its pid as the node's /proc has it: we may be in a pid namespace that counts otherwise.
     """
     ours, theirs = os.pipe()
     pid = os.fork()
@@ -48,16 +50,17 @@ def user_namespace(maps: Maps) -> int:
         try:
             os.close(ours)
             ns.unshare(ns.CLONE_NEWUSER)
-            os.write(theirs, b"1")
+            os.write(theirs, os.readlink("/proc/self").encode())
             signal.pause()
         finally:
             os._exit(1)
     try:
         os.close(theirs)
-        if not os.read(ours, 1):
-            raise OSError(1, "no user namespace can be made for an id-mapped mount")
-        write_maps(pid, maps.uid, maps.gid)
-        return os.open(f"/proc/{pid}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
+        number = os.read(ours, 32)
+        if not number:
+            raise OSError(errno.EPERM, "no user namespace can be made for an id-mapped mount")
+        write_maps(int(number), maps.uid, maps.gid)
+        return os.open(f"/proc/{int(number)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
         os.close(ours)
         os.kill(pid, signal.SIGKILL)

@@ -16,7 +16,7 @@ from copepod.child import copyup, idmap
 from copepod.linux import libc
 from copepod.linux import mount as m
 from copepod.linux.path import O_PATH, make_dir, make_file, open_in_root
-from copepod.values import dataclass, field
+from copepod.values import dataclass
 
 if TYPE_CHECKING:
     from copepod.child.job import Context
@@ -78,13 +78,14 @@ class Clone:
         return f"take the mount source {self.source}"
 
     def run(self, context: Context) -> None:
-        tree = _clone(self.source, self.recursive)
+        tree = clone(self.source, self.recursive)
         if self.maps is not None:
             idmap.apply(tree, self.maps, self.source)
         context.sources[self.key] = tree
 
 
-def _clone(source: str, recursive: bool) -> int:
+def clone(source: str, recursive: bool) -> int:
+    """Gives a detached mount of what is at `source`, a path of the node."""
     flags = m.OPEN_TREE_CLONE | (libc.AT_RECURSIVE if recursive else 0)
     return m.open_tree(libc.AT_FDCWD, source, flags)
 
@@ -106,7 +107,7 @@ class Bind:
     def run(self, context: Context) -> None:
         tree = context.sources.pop(self.key, -1) if self.key else -1
         if tree < 0:
-            tree = _clone(self.source, self.recursive)
+            tree = clone(self.source, self.recursive)
         is_dir = stat.S_ISDIR(os.fstat(tree).st_mode)
         target = target_of(context.root, self.destination, is_dir, self._is_proc(tree))
         self._set(tree)
@@ -240,65 +241,3 @@ def _refuse_link(root: int, plain: str) -> None:
     os.close(fd)
     if not stat.S_ISDIR(mode):
         raise OSError(errno.ENOTDIR, "it must be mounted on an ordinary directory", plain)
-
-
-@dataclass(frozen=True, slots=True)
-class RootfsMount:
-    """One mount of the root file system, on a directory of the bundle: the node's own paths."""
-
-    type: str
-    source: str
-    target: str
-    bind: bool
-    recursive: bool
-    attributes: Attributes
-    flags: int = 0
-    data: tuple[str, ...] = field(default_factory=tuple)
-
-    def describe(self) -> str:
-        return f"mount the root file system {self.type} {self.source} on {self.target}"
-
-    def run(self, context: Context) -> None:
-        if not self.bind:
-            mount_words(self.type, self.source, self.target, self.flags, self.data)
-            return
-        tree = _clone(self.source, self.recursive)
-        wanted = self.attributes
-        if wanted.set or wanted.clear:
-            m.mount_setattr(tree, attr_set=wanted.set, attr_clr=wanted.clear, path=self.source)
-        # Later changes of the source on the node are none of the container's business.
-        m.mount_setattr(tree, propagation=m.MS_PRIVATE, recursive=True, path=self.source)
-        target = os.open(self.target, O_PATH)
-        m.move_mount(tree, target, self.target)
-        os.close(tree)
-        os.close(target)
-
-
-def mount_words(fstype: str, source: str, target: str, flags: int, data: tuple[str, ...]) -> None:
-    """mount(2) with containerd's option words. More than a page of them (many layers) is made
-    shorter by paths relative to the layers' common directory, or given one by one."""
-    text = ",".join(data)
-    if len(os.fsencode(text)) < os.sysconf("SC_PAGESIZE"):
-        m.mount(source, target, fstype, flags, text)
-        return
-    lower = next((word[9:].split(":") for word in data if word.startswith("lowerdir=")), [])
-    common = os.path.commonpath(lower) if lower else "/"
-    rest = [word for word in data if not word.startswith("lowerdir=")]
-    short = ":".join(os.path.relpath(path, common) for path in lower)
-    text = ",".join([*rest, f"lowerdir={short}"])
-    back = os.open(".", O_PATH | os.O_DIRECTORY)
-    try:
-        os.chdir(common)
-        if len(os.fsencode(text)) < os.sysconf("SC_PAGESIZE"):
-            m.mount(source, target, fstype, flags, text)
-            return
-        # Linux 6.5 and newer take the layers one by one, and then there is no limit.
-        layers = tuple(f"lowerdir+={path}" for path in lower)
-        tree = make(fstype, source, (), (*layers, *rest), 0)
-        place = os.open(target, O_PATH)
-        m.move_mount(tree, place, target)
-        os.close(tree)
-        os.close(place)
-    finally:
-        os.fchdir(back)
-        os.close(back)

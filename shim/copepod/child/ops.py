@@ -36,25 +36,39 @@ class Detach:
 
 @dataclass(frozen=True, slots=True)
 class OpenRoot:
-    """From here on `context.root` is the root-to-be; `bind`: make it a mount point first.
+    """From here on `context.root` is the root-to-be.
 
-    In a user namespace everything inherited is locked (mount_namespaces(7)), so that pivot_root
-    needs a mount of the namespace's own.
+    `clone`: as a mount tree of its own, not yet put anywhere. A root that is no mount point needs
+    that to become one, and a user namespace, whose root may be unable to go down the path to the
+    bundle, and may not move what it inherited (mount_namespaces(7)).
     """
 
     path: str
-    bind: bool
+    clone: bool
 
     def describe(self) -> str:
         return f"open the root {self.path}"
 
     def run(self, context: Context) -> None:
-        context.root = os.open(self.path, O_PATH | os.O_DIRECTORY)
-        if self.bind:
-            clone = m.open_tree(context.root, "", m.OPEN_TREE_CLONE | libc.AT_RECURSIVE)
-            m.move_mount(clone, context.root, self.path)
-            os.close(context.root)
-            context.root = clone
+        if self.clone:
+            flags = m.OPEN_TREE_CLONE | libc.AT_RECURSIVE
+            context.root = m.open_tree(libc.AT_FDCWD, self.path, flags)
+        else:
+            context.root = os.open(self.path, O_PATH | os.O_DIRECTORY)
+
+
+@dataclass(frozen=True, slots=True)
+class PutRoot:
+    """Puts a root that was cloned into this mount namespace: onto "/", where every process may
+    go. Our own "/" stays the node's until the pivot."""
+
+    def describe(self) -> str:
+        return "put the root in its place"
+
+    def run(self, context: Context) -> None:
+        top = os.open("/", O_PATH | os.O_DIRECTORY)
+        m.move_mount(context.root, top, "/")
+        os.close(top)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.child import job as j
-from copepod.child import mounts, ops
+from copepod.child import mounts, ops, rootfs
 from copepod.container import mount_options, plan_dev, plan_mounts, plan_process
 from copepod.linux import mount as m
 from copepod.linux import ns
@@ -51,7 +51,7 @@ def create(
     spec: Spec,
     container_id: str,
     bundle: str,
-    rootfs: Sequence[RootfsMount],
+    root_mounts: Sequence[RootfsMount],
     machine: Machine,
     *,
     sandbox: bool = False,
@@ -67,7 +67,7 @@ def create(
     program = plan_process.program(spec.process, container_id)
     in_userns = bool(names.uid_map) or any(one.kind == "user" for one in names.joins)
     root = _root_path(spec, bundle)
-    outside, clones = _outside(spec, bundle, root, rootfs, in_userns)
+    outside, clones = _outside(spec, bundle, root, root_mounts, in_userns)
     setup_dev = not _dev_is_bound(spec)
     hooks = spec.hooks
     return j.Job(
@@ -77,7 +77,7 @@ def create(
         program=program,
         outside=outside,
         inside=(
-            ops.OpenRoot(root, bind=in_userns or not rootfs),
+            *((ops.PutRoot(),) if in_userns or not root_mounts else ()),
             *plan_mounts.inside(spec, bundle, machine, clones),
             *(plan_dev.nodes(spec, in_userns) if setup_dev else ()),
             *_names(spec),
@@ -174,7 +174,7 @@ def _offsets(spec: Spec) -> str:
 
 
 def _outside(
-    spec: Spec, bundle: str, root: str, rootfs: Sequence[RootfsMount], in_userns: bool
+    spec: Spec, bundle: str, root: str, root_mounts: Sequence[RootfsMount], in_userns: bool
 ) -> tuple[tuple[j.Op, ...], frozenset[str]]:
     """What runs with the node's privileges: the root, and hold of sources that need them.
 
@@ -187,16 +187,18 @@ def _outside(
     steps: tuple[j.Op, ...] = (
         *shared,
         ops.Detach(),
-        *(_rootfs_mount(one, root) for one in rootfs),
+        *(_rootfs_mount(one, root) for one in root_mounts),
+        ops.OpenRoot(root, clone=in_userns or not root_mounts),
         *later,
     )
     return steps, taken
 
 
-def _rootfs_mount(one: RootfsMount, root: str) -> mounts.RootfsMount:
+def _rootfs_mount(one: RootfsMount, root: str) -> rootfs.RootfsMount:
     options = mount_options.parse(one.options)
     target = f"{root}/{one.target.lstrip('/')}" if one.target else root
-    return mounts.RootfsMount(
+    data, maps = plan_mounts.containerd_maps(options.data)
+    return rootfs.RootfsMount(
         type=one.type,
         source=one.source,
         target=target,
@@ -204,7 +206,8 @@ def _rootfs_mount(one: RootfsMount, root: str) -> mounts.RootfsMount:
         recursive=options.recursive,
         attributes=mounts.Attributes(options.attrs.set, options.attrs.clear),
         flags=options.mount_flags(),
-        data=options.data,
+        data=data,
+        maps=maps,
     )
 
 

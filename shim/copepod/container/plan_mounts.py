@@ -24,6 +24,22 @@ def id_map(mappings: tuple[IDMapping, ...]) -> str:
     return "".join(f"{one.container_id} {one.host_id} {one.size}\n" for one in mappings)
 
 
+def containerd_maps(data: tuple[str, ...]) -> tuple[tuple[str, ...], idmap.Maps | None]:
+    """Takes containerd's `uidmap=` and `gidmap=` (inside:outside:count, more after commas) out of
+    the data of a root file system's mount, and gives the rest and the maps."""
+    lines = {
+        word.partition("=")[0]: word.partition("=")[2].replace(":", " ").replace(",", "\n") + "\n"
+        for word in data
+        if word.startswith(("uidmap=", "gidmap="))
+    }
+    if not lines:
+        return data, None
+    if len(lines) != 2:
+        raise errors.InvalidArgument("the root file system has uidmap= or gidmap=, but not both")
+    rest = tuple(word for word in data if not word.startswith(("uidmap=", "gidmap=")))
+    return rest, idmap.Maps(lines["uidmap"], lines["gidmap"])
+
+
 def is_bind(one: Mount) -> bool:
     """Whether the mount shows something of the node; the type may say so, or an option."""
     return one.type in ("bind", "rbind") or mount_options.parse(one.options).bind

@@ -174,6 +174,11 @@ def test_a_root_that_is_bound() -> None:
     assert run(spec, rootfs=mounts).out == "touch: /x: Read-only file system\n1\n"
 
 
+def test_a_root_that_is_there_already(tmp_path: Path) -> None:
+    spec = cri("sh", "-c", "readlink /proc/self/root; ls -d /bin", root__path=walls.rootfs())
+    assert run(spec, rootfs=()).out == "/\n/bin\n"
+
+
 def test_tmpcopyup() -> None:
     spec = cri("sh", "-c", "cat /etc/passwd | wc -l; stat -f -c %T /etc; stat -c %a /etc")
     spec["mounts"].append(

@@ -20,7 +20,6 @@ from copepod.engine.symbols import SIGNATURES
 
 VERSION = "50.0.1"
 
-TRAP_OUT_OF_FUEL, TRAP_INTERRUPT = 11, 10  # enum of wasmtime/trap.h
 EXTERN_FUNC, EXTERN_MEMORY = 0, 3  # wasmtime/extern.h
 I32, I64 = 0, 1  # wasm_valkind_t of wasm.h
 COMPONENT_RESULT = 19  # wasmtime_component_valkind_t of wasmtime/component/val.h
@@ -104,8 +103,15 @@ COMPONENT_FUNCTION = ctypes.CFUNCTYPE(
 RAW_VALUE_SIZE = 16  # wasmtime_val_raw_t is a union with a v128
 
 
+class Frame(NamedTuple):
+    """A wasm frame of a trap: the function's number, and how far into its code it was."""
+
+    function: int
+    offset: int
+
+
 class EngineError(errors.Error):
-    """What the engine answered: its message, a WASI exit status if it is one, a trap code."""
+    """What the engine answered: its message, a WASI exit status if it is one, a trap's frames."""
 
     code = errors.INVALID_ARGUMENT
 
@@ -113,10 +119,10 @@ class EngineError(errors.Error):
         self,
         message: str,
         exit_status: int | None = None,
-        trap_code: int | None = None,
+        frames: list[Frame] | None = None,
     ) -> None:
         super().__init__(message)
-        self.message, self.exit_status, self.trap_code = message, exit_status, trap_code
+        self.message, self.exit_status, self.frames = message, exit_status, frames or []
 
 
 class Library:
@@ -243,11 +249,16 @@ def check_trap(trap: int | None) -> None:
     """Raises EngineError for a wasm_trap_t *, which it frees; None is success."""
     if trap is None:
         return
-    lib, code = library(), ctypes.c_uint8()
-    known = lib.wasmtime_trap_code(trap, ctypes.byref(code))
+    lib, out = library(), ByteVec()
+    lib.wasm_trap_trace(trap, ctypes.byref(out))
+    frames = [
+        Frame(lib.wasm_frame_func_index(each), lib.wasm_frame_func_offset(each))
+        for each in out.pointers()
+    ]
+    lib.wasm_frame_vec_delete(ctypes.byref(out))
     failure = EngineError(
         _message(lib.wasm_trap_message, trap).rstrip("\0"),
-        trap_code=code.value if known else None,
+        frames=frames,
     )
     lib.wasm_trap_delete(trap)
     raise failure
@@ -272,10 +283,16 @@ def caller_memory(caller: int) -> tuple[int, int]:
     Both hold until the guest runs again.
     """
     lib, extern = library(), Extern()
-    found = lib.wasmtime_caller_export_get(caller, b"memory", 6, ctypes.byref(extern))
-    if not found or extern.kind != EXTERN_MEMORY:
+    if not lib.wasmtime_caller_export_get(caller, b"memory", 6, ctypes.byref(extern)):
         return 0, 0
-    context = lib.wasmtime_caller_context(caller)
+    return memory_at(lib.wasmtime_caller_context(caller), extern)
+
+
+def memory_at(context: int, extern: Extern) -> tuple[int, int]:
+    """Address and size of a memory, until the guest runs again; (0, 0) for anything else."""
+    if extern.kind != EXTERN_MEMORY:
+        return 0, 0
+    lib = library()
     address = lib.wasmtime_memory_data(context, extern.item)
     return address or 0, lib.wasmtime_memory_data_size(context, extern.item)
 

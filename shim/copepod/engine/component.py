@@ -69,6 +69,8 @@ def _provided(name: str) -> bool:
 def link(loaded: Loaded, options: Options) -> Ready:
     """Checks imports and entry. Raises errors.InvalidArgument naming what is missing."""
     knobs = options.knobs
+    if knobs.coredump:
+        raise errors.InvalidArgument("a component can't be dumped: its memories are not exported")
     entry = _entry(loaded, options.entry or knobs.entry)
     wanted = check_imports(loaded.module, loaded.engine)
     linker = component_objects.ComponentLinker(loaded.engine)

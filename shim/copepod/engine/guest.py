@@ -102,6 +102,17 @@ class Ready:
         self._loaded.engine.increment_epoch()
 
 
+def dump(path: str, name: str, error: capi.EngineError, instance: objects.Instance) -> None:
+    """Writes a core dump and says where, or why not."""
+    from copepod.engine import coredump
+
+    try:
+        coredump.write(path, name, error.frames, instance.memory("memory"))
+        say(f"copepod: core dump in {path}\n")
+    except OSError as failure:
+        say(f"copepod: no core dump in {path}: {failure.strerror}\n")
+
+
 def store(loaded: Loaded, knobs: Knobs) -> objects.Store:
     """A store with the knobs' limits.
 

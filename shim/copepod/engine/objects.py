@@ -280,6 +280,14 @@ class Instance:
             raise errors.InvalidArgument(f"the module exports no {name!r}")
         return extern
 
+    def memory(self, name: str) -> memoryview:
+        """A memory that the module exports, until the guest runs again; empty if it has none."""
+        try:
+            address, size = capi.memory_at(self._store.context, self.export(name))
+        except errors.InvalidArgument:
+            return memoryview(b"")
+        return memoryview((ctypes.c_char * size).from_address(address)).cast("B")
+
     def call(self, name: str, results: int) -> list[int]:
         """Calls an exported function that takes nothing; gives the raw low 64 bits of each result.
 

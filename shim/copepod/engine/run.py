@@ -90,8 +90,13 @@ def link(loaded: Loaded, options: Options) -> Ready:
         instance = pre.instantiate(store)
         if connected:
             connected(instance)
-        for name, count in entry:
-            values = instance.call(name, count)
+        try:
+            for name, count in entry:
+                values = instance.call(name, count)
+        except capi.EngineError as error:
+            if knobs.coredump and exit_code.code is None and error.exit_status is None:
+                guest.dump(knobs.coredump, options.args[0], error, instance)
+            raise
         return values[0] & 0xFF if results else 0
 
     return Ready(call, loaded, knobs, exit_code)

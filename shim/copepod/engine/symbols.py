@@ -133,6 +133,9 @@ SIGNATURES = {
     "wasmtime_error_delete": "vp",
     "wasm_trap_message": "vpp",
     "wasm_trap_delete": "vp",
-    "wasmtime_trap_code": "bpp",
+    "wasm_trap_trace": "vpp",
+    "wasm_frame_func_index": "Ip",
+    "wasm_frame_func_offset": "zp",
+    "wasm_frame_vec_delete": "vp",
     "wasmtime_trap_new": "psz",
 }

@@ -5,6 +5,7 @@ The test's own process never makes an engine, so its threads and signal handlers
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import selectors
 import signal
@@ -38,6 +39,7 @@ def child(work: Callable[[], int], stdin: bytes = b"", limit: float = LIMIT) -> 
     pid = os.fork()
     if pid == 0:
         try:
+            faulthandler.disable()  # pytest's, which would tell of a death that is meant
             os.dup2(pipes[0][0], 0)
             os.dup2(pipes[1][1], 1)
             os.dup2(pipes[2][1], 2)

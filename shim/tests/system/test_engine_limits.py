@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
+from copepod.engine import compile, run
 from copepod.engine.limits import MIB, Knobs
+from copepod.engine.profile import Profile
 from enginekit import make
-from enginekit.harness import guest
+from enginekit.harness import child, compiled, guest
 
 pytestmark = pytest.mark.system
 TIERS = pytest.mark.parametrize("tier", ["cranelift", "winch"])
@@ -122,3 +127,64 @@ def test_proposals_are_on_and_can_be_switched_off(feature: str, body: str) -> No
     assert guest(module).code == 0
     with pytest.raises(AssertionError, match="could not be compiled"):
         guest(module, knobs=Knobs(disabled=(feature,)))
+
+
+def test_core_dump(tmp_path: Path) -> None:
+    path = tmp_path / "core"
+    knobs = Knobs(coredump=str(path))
+    assert guest(make.c("probe"), "exit", "3", knobs=knobs).code == 3
+    assert not path.exists()
+    outcome = guest(make.c("probe"), "divide", knobs=knobs)
+    assert outcome.code == 134
+    assert f"copepod: core dump in {path}\n".encode() in outcome.err
+    os.close(compiled(path.read_bytes()))  # a dump is a valid module
+    assert b"divide\0" in path.read_bytes()  # the argument, in the guest's memory
+    outcome = guest(make.c("probe"), "divide", knobs=Knobs(coredump="/does/not/exist"))
+    assert outcome.code == 134
+    assert b"no core dump in /does/not/exist: No such file or directory" in outcome.err
+    outcome = guest(make.text("exit"), knobs=knobs)
+    assert outcome.err.startswith(b"InvalidArgument: a component can't be dumped")
+
+
+def test_perfmap_names_the_guests_functions(tmp_path: Path) -> None:
+    def work() -> int:
+        knobs = Knobs(profiling="perfmap")
+        fd = compiled(make.c("probe").read_bytes(), knobs.profile())
+        ready = run.link(run.load(fd, "core", knobs.profile()), run.Options(["x"], knobs=knobs))
+        path = f"/tmp/perf-{os.getpid()}.map"
+        with open(path) as file:
+            text = file.read()
+        os.unlink(path)
+        return ready.run() if "__original_main" in text else 1
+
+    assert child(work).code == 0
+
+
+@pytest.mark.parametrize(
+    ("memory", "seconds", "ends"),
+    [
+        (2 << 30, 1000, {0}),
+        (16 << 20, 1000, {-signal.SIGABRT}),
+        (2 << 30, 1, {-signal.SIGXCPU}),
+    ],
+)
+def test_compiling_is_bounded(memory: int, seconds: int, ends: set[int]) -> None:
+    """Past a bound the compiling process dies, which is what its parent sees."""
+    data = make.go("probe").read_bytes()
+
+    def work() -> int:
+        compile.bound(memory, seconds)
+        for _ in range(10 if seconds == 1 else 1):
+            compile.compile_to(data, os.memfd_create("code"), Profile(), bytes(32))
+        return 0
+
+    assert child(work).code in ends
+
+
+def test_stepping_back() -> None:
+    def work() -> int:
+        compile.step_back()
+        idle = os.sched_getscheduler(0) == os.SCHED_IDLE
+        return 0 if idle and os.getpriority(os.PRIO_PROCESS, 0) == 19 else 1
+
+    assert child(work).code == 0

@@ -135,6 +135,9 @@ def bound(memory: int, seconds: int) -> None:
     the first the engine's allocator aborts, past the second the kernel kills (setrlimit(2)): the
     caller sees a dead child.
     """
+    from copepod.engine import capi
+
+    capi.library()  # 30 MB of address space that are not the module's
     with open("/proc/self/statm") as file:
         mapped = int(file.read().split()[0]) * resource.getpagesize()
     _lower(resource.RLIMIT_AS, mapped + memory)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import main, privs
+from copepod.child import labels, main, privs
 from copepod.child.dev import Terminal
 from copepod.child.privs import Step
 from copepod.linux import ns
@@ -33,6 +33,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     code = main.obtain(context, found, wire, engine)
     env = main.environment(job, context.root)
     os.close(context.root)
+    labels.prepare(context, executes=found.kind == "native")
     _join(job)
     context.root = os.open("/", O_PATH | os.O_DIRECTORY)
     context.cwd = main.working_directory(context.root, job.program.cwd)

@@ -15,16 +15,18 @@ class Context:
 
     root: O_PATH fd of the root-to-be; sources: fds of mounts cloned ahead, by key; master: the
     terminal's master, slave: its other end; cwd: the working directory, as an O_PATH fd; stdio:
-    what becomes 0, 1 and 2, all above 2 or -1; held: fds that the engine keeps.
+    what becomes 0, 1 and 2, all above 2 or -1; held: fds that the engine keeps;
+    labels: fds of security attributes and what is to be written to them.
     """
 
-    __slots__ = ("cwd", "held", "job", "master", "root", "slave", "sources", "stdio")
+    __slots__ = ("cwd", "held", "job", "labels", "master", "root", "slave", "sources", "stdio")
 
     def __init__(self, job: Job) -> None:
         self.job = job
         self.root = self.cwd = self.master = self.slave = -1
         self.sources: dict[str, int] = {}
         self.stdio = job.stdio
+        self.labels: list[tuple[int, str]] = []
         self.held: frozenset[int] = frozenset()
 
 
@@ -117,6 +119,7 @@ class Program:
     oom_score_adj: int | None = None
     scheduling: Scheduling | None = None
     io_priority: int | None = None
+    cpus_at_first: frozenset[int] | None = None
     cpus: frozenset[int] | None = None
     personality: int | None = None
     memory_policy: tuple[int, bytes] | None = None

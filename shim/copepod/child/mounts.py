@@ -162,7 +162,9 @@ class FileSystem:
         target = target_of(context.root, self.destination, True, self.type == "proc", real=real)
         if any(len(word) > _STRING_MAX for word in data):
             place = f"/proc/self/fd/{target}"
-            m.mount(self.source, place, self.type, self.flags, ",".join(data))
+            # A value with a comma (a label with categories) is quoted there.
+            words = (word.replace("=", '="', 1) + '"' if "," in word else word for word in data)
+            m.mount(self.source, place, self.type, self.flags, ",".join(words))
             tree = open_in_root(context.root, self.destination, O_PATH)
             self.attributes.apply(tree, self.destination)
             os.close(tree)

@@ -67,6 +67,14 @@ def _oom_score_adj(value: int) -> None:
         raise Step(f"set oom_score_adj to {value}", error, reason) from None
 
 
+def affinity(cpus: frozenset[int]) -> None:
+    """sched_setaffinity(2) for this process."""
+    try:
+        os.sched_setaffinity(0, cpus)
+    except OSError as error:
+        raise Step(f"set the CPU affinity to {sorted(cpus)}", error) from None
+
+
 def scheduling(program: Program) -> None:
     """Scheduler, io priority, CPUs, memory policy, execution domain."""
     what = "set the scheduler"
@@ -76,9 +84,8 @@ def scheduling(program: Program) -> None:
         if program.io_priority is not None:
             number = libc.number_of("ioprio_set")
             libc.syscall(number, IOPRIO_WHO_PROCESS, 0, program.io_priority)
-        what = "set the CPU affinity"
         if program.cpus is not None:
-            os.sched_setaffinity(0, program.cpus)
+            affinity(program.cpus)
         what = "set the memory policy"
         _memory_policy(program.memory_policy)
         what = "set the personality"

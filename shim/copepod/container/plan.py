@@ -64,7 +64,7 @@ def create(
         raise errors.InvalidArgument("config.json has no process: there is nothing to run")
     _refuse(spec)
     names = namespaces(spec, netns_path)
-    program = plan_process.program(spec.process, container_id)
+    program = plan_process.program(spec.process, container_id, spec.linux, joins=False)
     in_userns = bool(names.uid_map) or any(one.kind == "user" for one in names.joins)
     root = _root_path(spec, bundle)
     outside, clones = _outside(spec, bundle, root, root_mounts, in_userns)

@@ -6,6 +6,7 @@ does, since a newer spec may name newer ones.
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from copepod import errors
@@ -13,7 +14,7 @@ from copepod.child import job as j
 from copepod.linux import caps
 
 if TYPE_CHECKING:
-    from copepod.spec import Hook, Process, Scheduler
+    from copepod.spec import Hook, Linux, MemoryPolicy, Personality, Process, Scheduler
 
 # asm-generic/resource.h
 _RLIMITS = {
@@ -52,17 +53,34 @@ _SCHED_FLAGS = {
     "SCHED_FLAG_UTIL_CLAMP_MIN": 0x20,
     "SCHED_FLAG_UTIL_CLAMP_MAX": 0x40,
 }
+# <linux/personality.h>, <linux/mempolicy.h>
+_DOMAINS = {"LINUX": 0, "LINUX32": 8}
+_POLICIES_OF_MEMORY = (
+    "MPOL_DEFAULT",
+    "MPOL_PREFERRED",
+    "MPOL_BIND",
+    "MPOL_INTERLEAVE",
+    "MPOL_LOCAL",
+    "MPOL_PREFERRED_MANY",
+    "MPOL_WEIGHTED_INTERLEAVE",
+)
+_MEMORY_FLAGS = {
+    "MPOL_F_NUMA_BALANCING": 1 << 13,
+    "MPOL_F_RELATIVE_NODES": 1 << 14,
+    "MPOL_F_STATIC_NODES": 1 << 15,
+}
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 
 
-def program(process: Process, container_id: str) -> j.Program:
-    """Gives what runs, in numbers. Raises InvalidArgument naming the field."""
+def program(process: Process, container_id: str, linux: Linux, *, joins: bool) -> j.Program:
+    """Gives what runs, in numbers; `joins`: it is no container's first process, so that the CPU
+    affinity counts (config.md, execCPUAffinity). Raises InvalidArgument naming the field."""
     if not process.cwd.startswith("/"):
         raise errors.InvalidArgument(f"process.cwd {process.cwd!r} is not an absolute path")
     for number, word in enumerate(process.env):
         if word.find("=") < 1:
             raise errors.InvalidArgument(f"process.env[{number}] {word!r} is not NAME=value")
-    affinity = process.exec_cpu_affinity
+    affinity = process.exec_cpu_affinity if joins else None
     return j.Program(
         args=process.args,
         env=process.env,
@@ -72,7 +90,10 @@ def program(process: Process, container_id: str) -> j.Program:
         oom_score_adj=process.oom_score_adj,
         scheduling=_scheduling(process.scheduler),
         io_priority=_io_priority(process),
+        cpus_at_first=cpu_list(affinity.initial) if affinity and affinity.initial else None,
         cpus=cpu_list(affinity.final) if affinity and affinity.final else None,
+        personality=_personality(linux.personality),
+        memory_policy=_memory_policy(linux.memory_policy),
         apparmor=process.apparmor_profile,
         selinux=process.selinux_label,
         keyring=f"_ses.{container_id}",
@@ -144,13 +165,40 @@ def _io_priority(process: Process) -> int | None:
     return _IO_CLASSES[wanted.class_] << 13 | wanted.priority
 
 
-def cpu_list(text: str) -> frozenset[int]:
+def _personality(wanted: Personality | None) -> int | None:
+    if wanted is None:
+        return None
+    if wanted.domain not in _DOMAINS:
+        raise errors.InvalidArgument(f"linux.personality: there is no domain {wanted.domain!r}")
+    if wanted.flags:
+        raise errors.InvalidArgument("linux.personality: flags are not defined for any domain")
+    return _DOMAINS[wanted.domain]
+
+
+def _memory_policy(wanted: MemoryPolicy | None) -> tuple[int, bytes] | None:
+    """Gives the mode with its flags, and the nodes as a bit mask of whole longs."""
+    if wanted is None:
+        return None
+    if wanted.mode not in _POLICIES_OF_MEMORY:
+        raise errors.InvalidArgument(f"linux.memoryPolicy: there is no mode {wanted.mode!r}")
+    mode = _POLICIES_OF_MEMORY.index(wanted.mode)
+    for name in wanted.flags:
+        if name not in _MEMORY_FLAGS:
+            raise errors.InvalidArgument(f"linux.memoryPolicy: there is no flag {name!r}")
+        mode |= _MEMORY_FLAGS[name]
+    if not wanted.nodes:
+        return mode, b""
+    bits = sum(1 << node for node in cpu_list(wanted.nodes, "linux.memoryPolicy.nodes"))
+    return mode, bits.to_bytes((bits.bit_length() + 63) // 64 * 8, sys.byteorder)
+
+
+def cpu_list(text: str, where: str = "process.execCPUAffinity") -> frozenset[int]:
     """Reads "0-3,7" (cpuset(7), list format)."""
     cpus: set[int] = set()
     for part in text.replace(" ", "").split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise errors.InvalidArgument(f"process.execCPUAffinity: {text!r} is no list of CPUs")
+            raise errors.InvalidArgument(f"{where}: {text!r} is no list such as 0-3,7")
         cpus.update(range(int(first), int(last or first) + 1))
     return frozenset(cpus)
 

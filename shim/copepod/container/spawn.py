@@ -138,7 +138,7 @@ def exec_job(order: ExecOrder) -> Job:
         kind="exec",
         bundle=order.bundle,
         namespaces=Namespaces(),
-        program=plan_process.program(order.process, order.id),
+        program=plan_process.program(order.process, order.id, spec.linux, joins=True),
         terminal=order.terminal,
         native_allowed=order.native_allowed,
         filter=filter_,

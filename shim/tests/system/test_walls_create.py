@@ -251,6 +251,33 @@ def test_lowering_the_oom_score_without_the_right_to() -> None:
     assert caught.value.errno == errno.EACCES
 
 
+@pytest.mark.parametrize(
+    ("field", "there"),
+    [
+        ("process__apparmorProfile", "/sys/module/apparmor/parameters/enabled"),
+        ("process__selinuxLabel", "/sys/fs/selinux/enforce"),
+    ],
+)
+def test_a_label_that_the_kernel_cannot_give(field: str, there: str) -> None:
+    if os.path.exists(there):
+        pytest.skip(f"this kernel has {there}")
+    with pytest.raises(errors.FailedPrecondition, match="this kernel runs without"):
+        run(cri("true", **{field: "cri-containerd.apparmor.d"}))
+
+
+def test_scheduling_personality_and_io_priority() -> None:
+    found = script(
+        "cat /proc/self/stat /proc/self/personality",
+        process__scheduler={"policy": "SCHED_BATCH", "nice": 7},
+        process__ioPriority={"class": "IOPRIO_CLASS_IDLE", "priority": 0},
+        linux__personality={"domain": "LINUX32"},
+    ).out.splitlines()
+    fields = found[0].rpartition(")")[2].split()
+    assert fields[16] == "7"  # nice (proc_pid_stat(5))
+    assert fields[38] == "3"  # SCHED_BATCH
+    assert found[1] == "00000008"
+
+
 def test_a_container_that_is_never_started_ends_with_its_wire() -> None:
     async def scenario() -> int:
         bundle = walls.Bundle(cri("sleep", "1000"))

@@ -76,6 +76,21 @@ def test_identity_cwd_and_environment_are_its_own() -> None:
     within(scenario)
 
 
+def test_cpu_affinity_is_of_exec_alone() -> None:
+    async def scenario(inside: Inside, init: spawn.Process) -> None:
+        affinity = {"initial": "1", "final": "0"}
+        found = await inside(
+            "grep", "Cpus_allowed_list", "/proc/self/status", execCPUAffinity=affinity
+        )
+        assert found.out.split()[-1] == "0"
+        with pytest.raises(errors.StepFailed, match="CPU affinity"):
+            await inside("true", execCPUAffinity={"final": "4095"})
+
+    if len(os.sched_getaffinity(0)) < 2:
+        pytest.skip("one CPU leaves no choice")
+    within(scenario)
+
+
 def test_only_stdio_is_open_and_nothing_is_inherited() -> None:
     async def scenario(inside: Inside, init: spawn.Process) -> None:
         assert (await inside("ls", "/proc/self/fd")).out.split() == ["0", "1", "2", "3"]

@@ -2,6 +2,7 @@
 # ${XDG_CACHE_HOME:-~/.cache}/copepod.
 PYTHON = build/venv/bin/python
 RUN = PYTHONPATH=shim:api:api/ttrpc:cri-tests $(PYTHON)
+RIG = $(RUN) -m rig
 
 .PHONY: help build test lint proto demo containerd-matrix critest bench e2e vm packages clean
 
@@ -16,6 +17,18 @@ test: build ## lint, types, unit and system tests, and a real containerd
 
 lint: build ## ruff, mypy and the import contracts
 	@$(RUN) -m pytest -q shim/tests/rules
+
+demo: build ## a wasm pod on one screen, on a private containerd
+	@$(RIG) demo
+
+containerd-matrix: build ## images, exit codes and bad input on containerd 1.6, 1.7 and 2.4
+	@$(RIG) matrix
+
+critest: build ## CRI's validation suite, ours and runc side by side
+	@$(RIG) critest
+
+bench: build ## ours and runc in turn: times and memory
+	@$(RIG) bench
 
 proto: build ## regenerate api/copepod_api from api/protos
 	@$(RUN) api/generate.py

@@ -96,11 +96,7 @@ def claim(path: str) -> _socket.socket | None:
 
     A socket file that nobody listens on any more is replaced.
     """
-    directory = path.rpartition("/")[0]
-    try:
-        posix.mkdir(directory, 0o700)
-    except FileExistsError:
-        pass
+    _make_directory(path.rpartition("/")[0], 0o700)
     for attempt in (0, 1):
         listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         old = posix.umask(0o177)
@@ -122,6 +118,17 @@ def claim(path: str) -> _socket.socket | None:
         except FileNotFoundError:
             pass
     return None
+
+
+def _make_directory(directory: str, mode: int) -> None:
+    """Makes the directory, and what is missing above it as containerd makes /run/containerd."""
+    try:
+        posix.mkdir(directory, mode)
+    except FileExistsError:
+        pass
+    except FileNotFoundError:
+        _make_directory(directory.rpartition("/")[0], 0o711)
+        posix.mkdir(directory, mode)
 
 
 def _alive(path: str) -> bool:

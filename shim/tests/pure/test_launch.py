@@ -128,11 +128,11 @@ def test_a_bundle_without_spec_has_no_group(tmp_path: Path) -> None:
 
 
 def test_socket_is_claimed_shared_and_replaced(tmp_path: Path) -> None:
-    path = str(tmp_path / "s" / "name")
+    path = str(tmp_path / "missing" / "s" / "name")
     first = start.claim(path)
     assert first is not None
     assert os.stat(path).st_mode & 0o777 == 0o600
-    assert os.stat(tmp_path / "s").st_mode & 0o777 == 0o700
+    assert os.stat(tmp_path / "missing" / "s").st_mode & 0o777 == 0o700
     assert start.claim(path) is None
     first.close()
     second = start.claim(path)

@@ -48,7 +48,7 @@ class CgroupV1:
         return f"mount cgroup v1 on {self.destination}"
 
     def run(self, context: Context) -> None:
-        target = target_of(context.root, self.destination, True, False)
+        target = target_of(context.root, self.destination, is_dir=True)
         tmpfs = make("tmpfs", "tmpfs", (), ("mode=755",), _SAFE)
         m.move_mount(tmpfs, target, self.destination)
         own = {} if self.namespace else _own_groups()
@@ -105,7 +105,7 @@ class CgroupV2:
                 raise
             Bind(self.point, self.destination, True, self.attributes).run(context)
             return
-        target = target_of(context.root, self.destination, True, False)
+        target = target_of(context.root, self.destination, is_dir=True)
         self.attributes.apply(tree, self.destination)
         m.move_mount(tree, target, self.destination)
         os.close(tree)

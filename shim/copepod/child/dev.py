@@ -14,9 +14,10 @@ import struct
 import termios
 from typing import TYPE_CHECKING
 
+from copepod.child.mounts import target_of
 from copepod.linux import libc
 from copepod.linux import mount as m
-from copepod.linux.path import make_dir, make_file, open_in_root, split
+from copepod.linux.path import make_dir, open_in_root, split
 from copepod.values import dataclass
 
 if TYPE_CHECKING:
@@ -25,7 +26,45 @@ if TYPE_CHECKING:
 TIOCGPTPEER = 0x5441
 TIOCSPTLCK = 0x40045431
 _PTMX = (5, 2)
+_NULL = (1, 3)
 KCORE = "/proc/kcore"  # not every kernel has it, and a link to nothing helps nobody
+
+
+def node_null() -> int:
+    """Opens the node's null device, for reading and writing, through a read-only mount: a
+    container's root may not chmod(2) what the whole node uses."""
+    tree = m.open_tree(libc.AT_FDCWD, "/dev/null", m.OPEN_TREE_CLONE)
+    try:
+        if not _is_null(tree):
+            raise OSError(errno.ENODEV, "the node's is not the null device", "/dev/null")
+        m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY)
+        return os.open(f"/proc/self/fd/{tree}", os.O_RDWR | os.O_CLOEXEC)
+    finally:
+        os.close(tree)
+
+
+def own_null(root: int, instead: int) -> int:
+    """Opens the container's null device, if what it has there is one; else gives `instead`.
+
+    Whatever an image puts in its place is never used (CVE-2025-31133).
+    """
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
+    try:
+        probe = open_in_root(root, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
+        real = _is_null(probe)
+        os.close(probe)
+        fd = open_in_root(root, "/dev/null", flags) if real else -1
+    except OSError:
+        return instead
+    if fd < 0 or _is_null(fd):
+        return fd if fd >= 0 else instead
+    os.close(fd)
+    return instead
+
+
+def _is_null(fd: int) -> bool:
+    found = os.fstat(fd)
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(*_NULL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +126,7 @@ def _bind_node(context: Context, node: Node) -> None:
     source = context.sources.get(node.path, -1)
     if source < 0:
         source = m.open_tree(libc.AT_FDCWD, node.path, m.OPEN_TREE_CLONE)
-    target = make_file(context.root, node.path)
+    target = target_of(context.root, node.path, is_dir=False)
     m.move_mount(source, target, node.path)
     os.close(source)
     os.close(target)
@@ -158,7 +197,7 @@ class Terminal:
         if self.uid:
             os.fchown(slave, self.uid, -1)
         if self.console:
-            target = make_file(context.root, "/dev/console")
+            target = target_of(context.root, "/dev/console", is_dir=False)
             tree = m.open_tree(slave, "", m.OPEN_TREE_CLONE)
             m.move_mount(tree, target, "/dev/console")
             os.close(tree)

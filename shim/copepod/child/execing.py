@@ -11,7 +11,7 @@ import os
 from typing import TYPE_CHECKING
 
 from copepod.child import labels, main, privs
-from copepod.child.dev import Terminal
+from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import ns
 from copepod.linux.path import O_PATH
@@ -36,6 +36,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     labels.prepare(context, executes=found.kind == "native")
     _join(job)
     context.root = os.open("/", O_PATH | os.O_DIRECTORY)
+    context.null = own_null(context.root, context.null)
     context.cwd = main.working_directory(context.root, job.program.cwd)
     if job.terminal:
         _terminal(job, context)

@@ -16,14 +16,26 @@ class Context:
     root: O_PATH fd of the root-to-be; sources: fds of mounts cloned ahead, by key; master: the
     terminal's master, slave: its other end; cwd: the working directory, as an O_PATH fd; stdio:
     what becomes 0, 1 and 2, all above 2 or -1; held: fds that the engine keeps;
+    null: what stands for a stdio of -1;
     labels: fds of security attributes and what is to be written to them.
     """
 
-    __slots__ = ("cwd", "held", "job", "labels", "master", "root", "slave", "sources", "stdio")
+    __slots__ = (
+        "cwd",
+        "held",
+        "job",
+        "labels",
+        "master",
+        "null",
+        "root",
+        "slave",
+        "sources",
+        "stdio",
+    )
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.root = self.cwd = self.master = self.slave = -1
+        self.root = self.cwd = self.master = self.slave = self.null = -1
         self.sources: dict[str, int] = {}
         self.stdio = job.stdio
         self.labels: list[tuple[int, str]] = []

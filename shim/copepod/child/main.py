@@ -13,7 +13,7 @@ import termios
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from copepod import errors
-from copepod.child import hooks, join, labels, payload, privs, signals
+from copepod.child import dev, hooks, join, labels, payload, privs, signals
 from copepod.child.job import Context
 from copepod.child.privs import Step
 from copepod.child.wire import Wire
@@ -99,6 +99,8 @@ def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
     context = Context(job)
     one, two, three = (fds.above_stdio(fd) for fd in job.stdio)
     context.stdio = (one, two, three)
+    if min(context.stdio) < 0:
+        context.null = dev.node_null()
     if job.program.cpus_at_first is not None:
         privs.affinity(job.program.cpus_at_first)
     join.enter_cgroups(job.cgroup_fds)
@@ -134,6 +136,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
         code = obtain(context, found, wire, engine)
     env = environment(job, context.root)
     labels.prepare(context, executes=found is not None and found.kind == "native")
+    context.null = dev.own_null(context.root, context.null)
     _do(job.last, context)
     finish(context, wire)
     take_session(job.terminal)
@@ -229,7 +232,7 @@ def finish(context: Context, wire: Wire) -> None:
         wire.say("console", fds=(context.master,))
         os.close(context.master)
         stdio = (context.slave,) * 3
-    fds.set_stdio(stdio)
+    fds.set_stdio(stdio, context.null)
     for fd in {fd for fd in stdio if fd >= 0}:
         os.close(fd)
     labels.apply(context)

@@ -109,7 +109,9 @@ class Bind:
         if tree < 0:
             tree = clone(self.source, self.recursive)
         is_dir = stat.S_ISDIR(os.fstat(tree).st_mode)
-        target = target_of(context.root, self.destination, is_dir, self._is_proc(tree))
+        target = target_of(
+            context.root, self.destination, is_dir=is_dir, procfs=self._is_proc(tree)
+        )
         self._set(tree)
         self.attributes.apply(tree, self.destination)
         m.move_mount(tree, target, self.destination)
@@ -159,7 +161,9 @@ class FileSystem:
         data = self.data
         if self.type == "tmpfs":
             data = self._mode(context.root) + data
-        target = target_of(context.root, self.destination, True, self.type == "proc", real=real)
+        target = target_of(
+            context.root, self.destination, is_dir=True, procfs=self.type == "proc", real=real
+        )
         if any(len(word) > _STRING_MAX for word in data):
             place = f"/proc/self/fd/{target}"
             # A value with a comma (a label with categories) is quoted there.
@@ -212,7 +216,9 @@ def make(
         os.close(context)
 
 
-def target_of(root: int, path: str, is_dir: bool, procfs: bool, *, real: bool = False) -> int:
+def target_of(
+    root: int, path: str, *, is_dir: bool, procfs: bool = False, real: bool = False
+) -> int:
     """Opens (O_PATH) the place for a mount, made if missing. `procfs`: what comes there is a
     procfs itself; `real`: the place must be no symbolic link, however harmless."""
     plain = os.path.normpath("/" + path)

@@ -49,11 +49,8 @@ def occupy_stdio() -> None:
     os.close(fd)
 
 
-def set_stdio(fds: tuple[int, int, int]) -> None:
-    """Makes the three fds 0, 1 and 2, inheritable; -1 is /dev/null, which is looked up
-    where we are now. All have to be above 2, and 0 to 2 to be open (`occupy_stdio`)."""
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC) if min(fds) < 0 else -1
+def set_stdio(fds: tuple[int, int, int], null: int) -> None:
+    """Makes the three fds 0, 1 and 2, inheritable; -1 is `null`. All have to be above 2, and 0 to
+    2 to be open (`occupy_stdio`)."""
     for number, fd in enumerate(fds):
         os.dup2(fd if fd >= 0 else null, number, inheritable=True)
-    if null >= 0:
-        os.close(null)

@@ -30,6 +30,8 @@ def _text(value: Any) -> str:
         raise _Bad(f"is {_kind(value)} where a string belongs")
     if "\0" in value:
         raise _Bad("has a NUL byte")
+    if not value.isascii() and any("\ud800" <= char <= "\udfff" for char in value):
+        raise _Bad("is no valid Unicode")  # the kernel takes bytes, and half a pair has none
     return value
 
 

@@ -64,6 +64,7 @@ def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
         ({"process": {"user": {"uid": -1}}}, "process.user.uid is negative"),
         ({"process": {"user": {"uid": "root"}}}, "process.user.uid is a string where a whole"),
         ({"process": {"args": ["a\0b"]}}, "process.args[0] has a NUL byte"),
+        ({"process": {"args": ["a\ud800b"]}}, "process.args[0] is no valid Unicode"),
         ({"linux": {"sysctl": {"a.b": 1}}}, "linux.sysctl['a.b'] is a number where a string"),
         ({"mounts": {}}, "mounts is an object where a list belongs"),
         ({"root": {"readonly": 1}}, "root.readonly is a number where true or false belongs"),

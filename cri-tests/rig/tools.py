@@ -10,7 +10,7 @@ import re
 import shutil
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rig import debian
@@ -31,12 +31,16 @@ class Tool:
     tags: str = ""
     cgo: bool = False
     debian: tuple[str, ...] = ()
+    # Not in repr(), so that the tools without any keep their place in the cache.
+    ldflags: str = field(default="", repr=False)
 
 
 _C24 = "github.com/containerd/containerd/v2/cmd/"
 _C17 = "github.com/containerd/containerd/cmd/"
 _NAMES = ("containerd", "ctr", "containerd-shim-runc-v2")
 _CRI = "sigs.k8s.io/cri-tools/cmd/"
+_KUBE = "k8s.io/kubernetes/cmd/kube"
+_KUBE_NAMES = ("-apiserver", "-controller-manager", "-scheduler", "ctl", "let")
 
 CATALOGUE = {
     "containerd-2.4.2": Tool("containerd-2.4", tuple(_C24 + name for name in _NAMES)),
@@ -50,6 +54,12 @@ CATALOGUE = {
     ),
     "cri-tools-1.36": Tool("cri-tools-1.36", (_CRI + "crictl",), (_CRI + "critest",)),
     "cri-tools-1.34": Tool("cri-tools-1.34", (_CRI + "crictl",), (_CRI + "critest",)),
+    # etcd's program is called server.
+    "kubernetes-1.37.2": Tool(
+        "kubernetes-1.37",
+        ("go.etcd.io/etcd/server/v3", *(_KUBE + name for name in _KUBE_NAMES)),
+        ldflags="-s -w -X k8s.io/component-base/version.gitVersion=v1.37.2",
+    ),
 }
 
 
@@ -95,7 +105,7 @@ def _once(home: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _key(tool: Tool) -> str:
-    digest = hashlib.sha256(repr(tool).encode())
+    digest = hashlib.sha256((repr(tool) + tool.ldflags).encode())
     for name in ("go.mod", "go.sum"):
         digest.update((TOOLS / tool.folder / name).read_bytes())
     return digest.hexdigest()[:12]
@@ -109,7 +119,7 @@ def _build(tool: Tool, out: Path) -> None:
     shutil.copytree(TOOLS / tool.folder, source)
     command = ["nice", go()]
     env = {"CGO_ENABLED": "1" if tool.cgo else "0", "GOFLAGS": "-mod=readonly -buildvcs=false"}
-    flags = ["-trimpath", "-tags", tool.tags]
+    flags = ["-trimpath", "-tags", tool.tags, f"-ldflags={tool.ldflags}"]
     run(
         [*command, "build", *flags, "-o", f"{out}/", *tool.programs],
         timeout=BUILD_TIMEOUT,

@@ -34,6 +34,7 @@ def become_shim(listener: int, given: dict[str, str]) -> NoReturn:
     code = 1
     try:
         _detach(listener, given["bundle"])
+        _import_asyncio()
         from copepod import serve
 
         serve.serve(LISTENER, given)
@@ -42,6 +43,23 @@ def become_shim(listener: int, given: dict[str, str]) -> NoReturn:
         _report(error)
     finally:
         posix._exit(code)
+
+
+def _import_asyncio() -> None:
+    """Imports asyncio without ssl, which is a tenth of all that a shim imports.
+
+    asyncio does without where Python was built so (its own `try: import ssl`); None in sys.modules
+    is how an import is made to fail.
+    """
+    import sys
+
+    if "asyncio" in sys.modules or "ssl" in sys.modules:
+        return
+    sys.modules["ssl"] = None  # type: ignore[assignment]
+    try:
+        import asyncio  # noqa: F401
+    finally:
+        del sys.modules["ssl"]
 
 
 def _detach(listener: int, bundle: str) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import stat
-from urllib.parse import urlsplit
 
 from copepod import errors
 from copepod.values import dataclass
@@ -85,7 +84,8 @@ async def open_stdio(paths: Paths, container_id: str, namespace: str) -> Stdio:
     try:
         if paths.stdin:
             _open_stdin(stdio, _fifo_path(paths.stdin))
-        scheme = urlsplit(paths.stdout).scheme if "://" in paths.stdout else ""
+        scheme, mark, _ = paths.stdout.partition("://")
+        scheme = scheme if mark else ""
         if scheme == "binary":
             await _open_binary(stdio, container_id, namespace)
         elif scheme == "file":
@@ -141,7 +141,9 @@ def _open_outputs(stdio: Stdio) -> None:
 
 
 def _open_file(stdio: Stdio) -> None:
-    path = urlsplit(stdio.paths.stdout).path
+    from urllib.parse import unquote, urlsplit
+
+    path = unquote(urlsplit(stdio.paths.stdout).path)
     os.makedirs(os.path.dirname(path) or "/", mode=0o755, exist_ok=True)
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
     stdio.child[1] = os.open(path, flags, 0o644)

@@ -15,6 +15,7 @@ MODULES = (
     "copepod.container.cgroup",
     "copepod.engine.run",
     "copepod.image.resolve",
+    "copepod.image.lookup",
     "copepod.image.content",
     "copepod.net.netns",
     "copepod.task.console",
@@ -23,6 +24,13 @@ MODULES = (
 
 
 def everything() -> None:
-    """Imports all of it."""
+    """Imports all of it, maps the engine's library, and works out the names of its cache."""
     for name in MODULES:
         importlib.import_module(name)
+    from copepod.engine import capi
+    from copepod.engine.limits import Knobs
+
+    capi.library()
+    knobs = Knobs()
+    for tier in knobs.tiers():
+        knobs.profile().at(tier).key()

@@ -1,0 +1,215 @@
+"""The shim as a process: started as containerd does, with and without a zygote, and ended again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ttrpc
+from copepod import start
+from copepod_api import task_v2_pb2 as pb
+from copepod_api.task_v2_ttrpc import TaskClient
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(os.geteuid() != 0, reason="a shim runs as root"),
+]
+ROOT = Path(__file__).parents[3]
+ROOMS = [str(ROOT / name) for name in ("shim", "api", "api/ttrpc")]
+TIMEOUT = 20
+
+
+def command(*argv: str) -> list[str]:
+    """The shim's program as an interpreter's command line."""
+    import sysconfig
+
+    paths = [*ROOMS, sysconfig.get_path("purelib")]
+    code = f"import sys; sys.path.extend({paths!r})\nfrom copepod.launch import main\nmain()"
+    return [sys.executable, "-ISBc", code, *argv]
+
+
+class Node:
+    """A folder with a bundle, a socket directory's name and perhaps a zygote."""
+
+    def __init__(self, home: Path, zygote: str) -> None:
+        self.bundle = home / "bundle"
+        self.bundle.mkdir()
+        os.mkfifo(self.bundle / "log")
+        self.log = os.open(self.bundle / "log", os.O_RDWR | os.O_NONBLOCK)
+        self.grpc = str(home / "containerd.sock")
+        self.environment = {"PATH": "/usr/bin:/bin", "COPEPOD_ZYGOTE": zygote}
+
+    def start(self, name: str) -> str:
+        """Runs `start`; gives the address that it printed."""
+        done = subprocess.run(
+            command("-namespace", "ns", "-address", self.grpc, "-id", name, "start"),
+            cwd=self.bundle,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=TIMEOUT,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout
+        return done.stdout.decode()
+
+    def pid(self, address: str) -> int:
+        """Asks the shim for its pid."""
+
+        async def ask(task: TaskClient) -> int:
+            return (await task.connect(pb.ConnectRequest(id="x"), timeout=TIMEOUT)).shim_pid
+
+        return talk(address, ask)
+
+    def end(self, address: str) -> None:
+        """Shuts the shim down and waits for its end."""
+        pidfd = os.pidfd_open(self.pid(address))
+
+        async def ask(task: TaskClient) -> int:
+            await task.shutdown(pb.ShutdownRequest(id="x"), timeout=TIMEOUT)
+            return 0
+
+        talk(address, ask)
+        wait_for_end(pidfd)
+        assert not os.path.exists(address.removeprefix("unix://"))
+
+
+def talk(address: str, ask: object) -> int:
+    """Runs `ask(client)` on one connection."""
+
+    async def body() -> int:
+        client = await ttrpc.Client.connect(address.removeprefix("unix://"))
+        try:
+            return await ask(TaskClient(client))  # type: ignore[operator,no-any-return]
+        finally:
+            await client.close()
+
+    return asyncio.run(body())
+
+
+def wait_for_end(pidfd: int) -> None:
+    """Waits for the end of any process."""
+    import select
+
+    poll = select.poll()
+    poll.register(pidfd, select.POLLIN)
+    assert poll.poll(TIMEOUT * 1000), "the process did not end"
+    os.close(pidfd)
+
+
+@pytest.fixture
+def zygote(tmp_path: Path) -> Iterator[str]:
+    """A zygote of one's own: its socket."""
+    path = str(tmp_path / "zygote.sock")
+    process = subprocess.Popen(
+        command("-socket", path, "zygote"), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    end = time.monotonic() + TIMEOUT
+    probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    while probe.connect_ex(path) != 0:
+        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert time.monotonic() < end
+        os.sched_yield()
+    probe.close()
+    yield path
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=TIMEOUT)
+
+
+@pytest.fixture(params=["with a zygote", "without"])
+def node(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Node]:
+    """A node, both ways."""
+    path = request.getfixturevalue("zygote") if request.param == "with a zygote" else ""
+    made = Node(tmp_path, path)
+    yield made
+    os.close(made.log)
+
+
+def test_a_pod_has_one_shim_and_it_ends(node: Node) -> None:
+    first = node.start("a")
+    assert first.startswith(f"unix://{start.SOCKET_DIR}/")
+    assert (node.bundle / "address").read_text() == first
+    spec = '{"annotations":{"io.kubernetes.cri.sandbox-id":"a"}}'
+    (node.bundle / "config.json").write_text(spec)
+    assert node.start("b") == first
+    node.end(first)
+    second = node.start("b")
+    assert second == first
+    node.end(second)
+
+
+def test_a_shim_holds_nothing_of_its_parent(node: Node) -> None:
+    address = node.start("a")
+    pid = node.pid(address)
+    fds = {fd: os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")}
+    assert (fds["0"], fds["1"]) == ("/dev/null", "/dev/null")
+    assert fds["2"] == str(node.bundle / "log")
+    others = [name for fd, name in fds.items() if int(fd) > 2]
+    assert all(name.startswith(("socket:", "anon_inode:")) for name in others), others
+    assert os.readlink(f"/proc/{pid}/cwd") == "/"
+    assert os.getsid(pid) == pid
+    assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    node.end(address)
+
+
+def test_a_dead_shim_is_replaced_and_delete_removes_its_socket(node: Node) -> None:
+    address = node.start("a")
+    pidfd = os.pidfd_open(node.pid(address))
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    wait_for_end(pidfd)
+    again = node.start("a")
+    assert again == address
+    pidfd = os.pidfd_open(node.pid(again))
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    wait_for_end(pidfd)
+    done = subprocess.run(
+        command("-namespace", "ns", "-id", "a", "-bundle", str(node.bundle), "delete"),
+        cwd=node.bundle,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=TIMEOUT,
+        check=True,
+    )
+    assert pb.DeleteResponse.FromString(done.stdout).exit_status == 137
+    assert not os.path.exists(address.removeprefix("unix://"))
+
+
+def test_sigterm_does_not_end_a_shim(node: Node) -> None:
+    address = node.start("a")
+    pid = node.pid(address)
+    os.kill(pid, signal.SIGTERM)
+    assert node.pid(address) == pid
+    node.end(address)
+
+
+def test_a_dead_zygote_is_no_obstacle(tmp_path: Path) -> None:
+    stale = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    stale.bind(str(tmp_path / "stale"))
+    stale.close()
+    node = Node(tmp_path, str(tmp_path / "stale"))
+    node.end(node.start("a"))
+    os.close(node.log)
+
+
+@pytest.mark.parametrize("data", [b"", b"x", b"a\0b\0", b"\xff" * 100])
+def test_the_zygote_survives_bad_requests(zygote: str, tmp_path: Path, data: bytes) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(TIMEOUT)
+        peer.connect(zygote)
+        if data:
+            peer.send(data)
+        peer.shutdown(socket.SHUT_WR)
+        assert peer.recv(64) == b""
+    node = Node(tmp_path, zygote)
+    node.end(node.start("a"))
+    os.close(node.log)

@@ -23,6 +23,7 @@ def _parser() -> argparse.ArgumentParser:
     def command(name: str, text: str, default: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text)
         sub.add_argument("--containerd", default=default, help=f"of {', '.join(VERSIONS)}")
+        sub.add_argument("--zygote", action="store_true", help="start our fork server too")
         sub.add_argument("--runtime", choices=RUNTIMES, default="copepod")
         return sub
 
@@ -39,6 +40,8 @@ def _parser() -> argparse.ArgumentParser:
 def main() -> int:
     """Runs one command; gives its exit code."""
     options = _parser().parse_args()
+    if options.zygote:
+        os.environ["RIG_ZYGOTE"] = "1"
     if os.geteuid() != 0:
         raise RigError("this needs root: namespaces, mounts and cgroups are made")
     if options.runtime == "copepod" and not SHIM.exists():

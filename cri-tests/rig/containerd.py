@@ -16,7 +16,7 @@ from typing import Any
 
 from rig import config, debian, tools
 from rig.cell import Cell
-from rig.paths import SHIM_DIR
+from rig.paths import SHIM, SHIM_DIR
 from rig.shell import Daemon, Done, RigError, run, until
 
 DEBIAN = "debian"
@@ -72,7 +72,8 @@ def lowers_oom_score() -> bool:
 class Containerd:
     """One private instance; a context manager that starts it in `cell` and ends it.
 
-    `env` goes to containerd and so to the shims; `sandboxer` is set on our handler if given.
+    `env` goes to containerd and so to the shims; `sandboxer` is set on our handler if given. With
+    RIG_ZYGOTE=1 in this process's environment the cell has our warm fork server too.
     """
 
     def __init__(
@@ -93,13 +94,28 @@ class Containerd:
         )
         self._env = dict(env or {})
         self._daemon: Daemon | None = None
+        self._zygote: Daemon | None = None
         self._cri_ready = False
         self._crictl = tools.ensure("cri-tools-1.36") / "crictl"
 
     def __enter__(self) -> "Containerd":
         self._write_files()
+        if os.environ.get("RIG_ZYGOTE") == "1":
+            self._start_zygote()
         self.start()
         return self
+
+    def _start_zygote(self) -> None:
+        argv = self.cell.inside([SHIM, "zygote"])
+        zygote = self._zygote = Daemon(argv, self.home / "zygote.log")
+        socket_path = self.cell.run_dir / "copepod" / "zygote.sock"
+
+        def listens() -> bool:
+            if not zygote.alive():
+                raise RigError(f"the zygote ended:\n{zygote.tail()}")
+            return socket_path.exists()
+
+        until("the zygote to listen", listens)
 
     def __exit__(
         self,
@@ -108,6 +124,8 @@ class Containerd:
         trace: TracebackType | None,
     ) -> None:
         self.stop()
+        if self._zygote:
+            self._zygote.stop()
 
     def _write_files(self) -> None:
         # Host ports are iptables rules of the portmap plugin; the rules stay in the cell.

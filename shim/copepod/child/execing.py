@@ -45,7 +45,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     main.be_born(wire)
     main.take_session(job.terminal)
     guest = main.link(job, code, env, engine)
-    wire.say("ready")
+    wire.say("ready", main.kind_of(found))
     main.go(job, wire, found, guest, env)
 
 

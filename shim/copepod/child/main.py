@@ -105,7 +105,7 @@ def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
         privs.affinity(job.program.cpus_at_first)
     join.enter_cgroups(job.cgroup_fds)
     if job.kind == "exec":
-        from copepod.child import execing
+        from copepod.child import execing  # which needs us; the shim has imported it long ago
 
         execing.start(context, wire, engine)
     else:
@@ -141,7 +141,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     finish(context, wire)
     take_session(job.terminal)
     guest = link(job, code, env, engine)
-    wire.say("ready")
+    wire.say("ready", "sandbox" if found is None else kind_of(found))
     go(job, wire, found, guest, env)
 
 
@@ -176,7 +176,6 @@ def obtain(
     take may be made again.
     """
     if found.kind == "native":
-        wire.say("native", found.path)
         return None, ""
     if engine is None:
         raise errors.Internal("copepod: no engine was loaded before the fork")
@@ -206,6 +205,11 @@ def obtain(
 def _open_fds() -> frozenset[int]:
     """Gives the numbers of all open fds; one of a listing itself is closed again by then."""
     return frozenset(fd for fd in map(int, os.listdir("/proc/self/fd")) if fds.is_open(fd))
+
+
+def kind_of(found: Payload) -> str:
+    """ "native" or "wasm"; what is missing in the root is a layer of the image."""
+    return "native" if found.kind == "native" else "wasm"
 
 
 def environment(job: Job, root: int) -> tuple[str, ...]:

@@ -11,8 +11,7 @@ child says                                  shim says
   found digest name entry +fd                 module kind entry +fd
   missing name entry searched                 module kind entry +fd
   unusable text (that module is torn)         module kind entry +fd
-  native path
-  ready                                       go
+  ready kind                                  go
   failed step errno path text                 (and the child is gone)
   error class text                            (and the child is gone)
 """

@@ -14,9 +14,9 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.child import main, signals
+from copepod.child import execing, main, signals
 from copepod.container.talk import Talk
-from copepod.linux import caps, ns, prctl
+from copepod.linux import caps, libc, ns, prctl
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,5 +145,6 @@ def _prepare() -> None:
     import hashlib  # noqa: F401  # for the child, which imports nothing
     import resource  # noqa: F401
 
+    libc.prepare()
     caps.last()
     signals.ending()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["ExecOrder", "Found", "Module", "Order", "Process", "create", "exec_", "machine"]
 
 # What a child may say before it is ready; child/wire.py has the conversation.
-_SAID = ("map", "pid", "hooks", "console", "native", "found", "missing", "unusable", "ready")
+_SAID = ("map", "pid", "hooks", "console", "found", "missing", "unusable", "ready")
 
 
 class Process:
@@ -166,7 +166,6 @@ class _Conversation:
         self._console = self._file = -1
         self._guardian = guardian
         self._found: Found | None = None
-        self._kind = "sandbox" if job.kind == "sandbox" else "wasm"
 
     async def run(self) -> Process:
         """Gives the process that waits for `start`; ends the child on any failure."""
@@ -182,7 +181,7 @@ class _Conversation:
             self._guardian.leave()
             if self._file >= 0:
                 os.close(self._file)
-        return Process(self._talk, self._kind, self._console)
+        return Process(self._talk, words[1], self._console)
 
     async def _answer(self, words: tuple[str, ...]) -> None:
         talk, order = self._talk, self._order
@@ -198,8 +197,6 @@ class _Conversation:
                 talk.say("hooked")
             case "console":
                 self._console = talk.take_fd()
-            case "native":
-                self._kind = "native"
             case "found":
                 self._file = talk.take_fd()
                 await self._module(Found("wasm", words[2], words[1], -1, "", self._layers))

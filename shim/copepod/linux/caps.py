@@ -56,9 +56,7 @@ def mask(names: Iterable[str]) -> int:
 def get() -> tuple[int, int, int]:
     """capget(2): this process's (effective, permitted, inheritable) sets."""
     header, data = _Header(_VERSION_3, 0), (ctypes.c_uint32 * 6)()
-    if libc.function("capget", ctypes.c_void_p, ctypes.c_void_p)(
-        ctypes.addressof(header), ctypes.addressof(data)
-    ):
+    if libc.named("capget")(ctypes.addressof(header), ctypes.addressof(data)):
         raise libc.fail()
     return data[0] | data[3] << 32, data[1] | data[4] << 32, data[2] | data[5] << 32
 
@@ -68,9 +66,7 @@ def set(effective: int, permitted: int, inheritable: int) -> None:
     header = _Header(_VERSION_3, 0)
     low = (effective, permitted, inheritable)
     data = (ctypes.c_uint32 * 6)(*(x & 0xFFFFFFFF for x in low), *(x >> 32 for x in low))
-    if libc.function("capset", ctypes.c_void_p, ctypes.c_void_p)(
-        ctypes.addressof(header), ctypes.addressof(data)
-    ):
+    if libc.named("capset")(ctypes.addressof(header), ctypes.addressof(data)):
         raise libc.fail()
 
 

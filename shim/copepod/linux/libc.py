@@ -66,6 +66,37 @@ def _syscall() -> Callable[..., int]:
     return function("syscall", ctypes.c_long, *[ctypes.c_void_p] * 6, restype=ctypes.c_long)
 
 
+# Prototypes of everything that a container's process calls: making one costs 0.1 ms, and a forked
+# child has what its parent made.
+_PROTOTYPES = (
+    ("mount", *[ctypes.c_char_p] * 3, ctypes.c_ulong, ctypes.c_char_p),
+    ("umount2", ctypes.c_char_p, ctypes.c_int),
+    ("pivot_root", ctypes.c_char_p, ctypes.c_char_p),
+    ("unshare", ctypes.c_int),
+    ("setns", ctypes.c_int, ctypes.c_int),
+    ("sethostname", ctypes.c_char_p, ctypes.c_size_t),
+    ("setdomainname", ctypes.c_char_p, ctypes.c_size_t),
+    ("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4),
+    ("personality", ctypes.c_ulong),
+    ("capget", ctypes.c_void_p, ctypes.c_void_p),
+    ("capset", ctypes.c_void_p, ctypes.c_void_p),
+)
+
+
+@cache
+def named(name: str) -> Callable[..., int]:
+    """Gives one of the functions above, with its prototype."""
+    argtypes = next(types for known, *types in _PROTOTYPES if known == name)
+    return function(name, *argtypes)
+
+
+def prepare() -> None:
+    """Makes all prototypes; once in the life of a process that will fork."""
+    _syscall()
+    for name, *_ in _PROTOTYPES:
+        named(name)
+
+
 def fail(path: str | bytes = "", errno: int | None = None) -> OSError:
     """Makes the OSError of the call that has just failed."""
     number = ctypes.get_errno() if errno is None else errno

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
-from functools import cache
-from typing import TYPE_CHECKING
 
 from copepod.linux import libc
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 MS_RDONLY = 0x1
 MS_NOSUID = 0x2
@@ -74,15 +69,9 @@ class mount_attr(ctypes.Structure):  # the kernel's name
     )
 
 
-@cache
-def _mount() -> Callable[..., int]:
-    text = ctypes.c_char_p
-    return libc.function("mount", text, text, text, ctypes.c_ulong, ctypes.c_char_p)
-
-
 def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> None:
     """mount(2); `data` is at most one page less a byte."""
-    result = _mount()(
+    result = libc.named("mount")(
         os.fsencode(source) or None,
         os.fsencode(target),
         os.fsencode(fstype) or None,
@@ -95,15 +84,13 @@ def mount(source: str, target: str, fstype: str, flags: int, data: str = "") -> 
 
 def umount2(target: str, flags: int) -> None:
     """umount2(2)."""
-    call = libc.function("umount2", ctypes.c_char_p, ctypes.c_int)
-    if call(os.fsencode(target), flags) < 0:
+    if libc.named("umount2")(os.fsencode(target), flags) < 0:
         raise libc.fail(target)
 
 
 def pivot_root(new_root: str, put_old: str) -> None:
     """pivot_root(2)."""
-    call = libc.function("pivot_root", ctypes.c_char_p, ctypes.c_char_p)
-    if call(os.fsencode(new_root), os.fsencode(put_old)) < 0:
+    if libc.named("pivot_root")(os.fsencode(new_root), os.fsencode(put_old)) < 0:
         raise libc.fail(new_root)
 
 

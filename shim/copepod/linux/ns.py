@@ -5,7 +5,6 @@ It does not know which namespaces a container wants.
 
 from __future__ import annotations
 
-import ctypes
 import os
 
 from copepod.linux import libc
@@ -34,14 +33,14 @@ KINDS = {
 
 def unshare(flags: int) -> None:
     """unshare(2); the path in the error is the namespaces' names."""
-    if libc.function("unshare", ctypes.c_int)(flags) < 0:
+    if libc.named("unshare")(flags) < 0:
         names = [kind for kind, (flag, _) in KINDS.items() if flags & flag]
         raise libc.fail(" ".join(names))
 
 
 def setns(fd: int, flags: int, path: str = "") -> None:
     """setns(2) with a namespace's fd, or with a pidfd and the flags of all to join."""
-    if libc.function("setns", ctypes.c_int, ctypes.c_int)(fd, flags) < 0:
+    if libc.named("setns")(fd, flags) < 0:
         raise libc.fail(path)
 
 
@@ -53,12 +52,12 @@ def own(name: str) -> int:
 def set_hostname(name: str) -> None:
     """sethostname(2)."""
     data = os.fsencode(name)
-    if libc.function("sethostname", ctypes.c_char_p, ctypes.c_size_t)(data, len(data)) < 0:
+    if libc.named("sethostname")(data, len(data)) < 0:
         raise libc.fail(name)
 
 
 def set_domainname(name: str) -> None:
     """setdomainname(2)."""
     data = os.fsencode(name)
-    if libc.function("setdomainname", ctypes.c_char_p, ctypes.c_size_t)(data, len(data)) < 0:
+    if libc.named("setdomainname")(data, len(data)) < 0:
         raise libc.fail(name)

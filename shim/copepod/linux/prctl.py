@@ -8,13 +8,8 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from functools import cache
-from typing import TYPE_CHECKING
 
 from copepod.linux import libc
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 PR_SET_PDEATHSIG = 1
 PR_SET_DUMPABLE = 4
@@ -31,14 +26,9 @@ PR_CAP_AMBIENT_CLEAR_ALL = 4
 KEYCTL_JOIN_SESSION_KEYRING = 1
 
 
-@cache
-def _prctl() -> Callable[..., int]:
-    return libc.function("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4)
-
-
 def prctl(option: int, a: int = 0, b: int = 0, c: int = 0, d: int = 0) -> int:
     """prctl(2) with whole numbers."""
-    result = _prctl()(option, a, b, c, d)
+    result = libc.named("prctl")(option, a, b, c, d)
     if result < 0:
         raise libc.fail()
     return result
@@ -52,7 +42,7 @@ def set_name(name: str) -> None:
 
 def personality(persona: int) -> None:
     """personality(2)."""
-    if libc.function("personality", ctypes.c_ulong)(persona) < 0:
+    if libc.named("personality")(persona) < 0:
         raise libc.fail()
 
 

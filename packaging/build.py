@@ -48,6 +48,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=cache)
     parser.add_argument("--release", default="1")
     parser.add_argument("--stage-only", action="store_true", help="lay the files out, pack nothing")
+    parser.add_argument("--opt", action="store_true", help="lay out the node installer's tree")
     parser.add_argument("--relock", action="store_true", help="write wheels.lock anew and stop")
     args = parser.parse_args()
     if args.relock:
@@ -56,6 +57,10 @@ def main() -> None:
     epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or _commit_time())
     args.output.mkdir(parents=True, exist_ok=True)
     for arch in args.arch or bundle.MACHINES:
+        if args.opt:
+            opt = args.output / "stage" / f"opt-{arch}"
+            print(f"{arch}: {lay_out_opt(opt, arch, args.cache / 'wheels')} in {opt}")
+            continue
         stage = args.output / "stage" / arch
         identity = lay_out(stage, arch, args.cache / "wheels", epoch)
         print(f"{arch}: {identity}, {_size(stage) / 1e6:.1f} MB installed")
@@ -108,6 +113,28 @@ def lay_out(stage: Path, arch: str, cache: Path, epoch: int) -> str:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         path.chmod(0o755 if _executable(name) else 0o644)
+    return identity
+
+
+def lay_out_opt(stage: Path, arch: str, cache: Path) -> str:
+    """The tree for /opt/copepod, which brings no units and no pages; gives its name."""
+    shutil.rmtree(stage, ignore_errors=True)
+    tree, licences = bundle.assemble(cache, bundle.MACHINES[arch])
+    tree.update({path.name: path.read_bytes() for path in (HERE / "files/tree").iterdir()})
+    identity = f"{version()}-{bundle.identity(tree)}"
+    files = {f"dist/{identity}/{name}": data for name, data in tree.items()}
+    files |= {f"dist/licenses/{name}": data for name, data in licences.items()}
+    files["dist/name"] = f"{identity}\n".encode()
+    for name in ("admin", "find-python"):
+        files[name] = (HERE / "files" / name).read_bytes()
+    for name in LAUNCHERS:
+        target = "zygote" if name.endswith("zygote") else name.removeprefix("usr/")
+        files[target] = launcher(name, "/opt/copepod")
+    for name, data in files.items():
+        path = stage / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        path.chmod(0o644 if name.startswith("dist/") else 0o755)
     return identity
 
 

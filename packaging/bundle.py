@@ -126,11 +126,14 @@ def relock(cache: Path) -> None:
 
 
 def sources() -> dict[str, bytes]:
-    """Our code by its place in the tree: what git tracks, as it is in the working tree."""
+    """Our code by its place in the tree: the working tree without what git ignores."""
     found = {}
     for folder in SOURCES:
         listed = subprocess.run(
-            ["git", "ls-files", "-z", "--", folder], cwd=ROOT, check=True, capture_output=True
+            ["git", "ls-files", "-zco", "--exclude-standard", "--", folder],
+            cwd=ROOT,
+            check=True,
+            capture_output=True,
         )
         parent = Path(folder).parent
         for name in filter(None, listed.stdout.decode().split("\0")):

@@ -13,7 +13,7 @@ import termios
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from copepod import errors
-from copepod.child import dev, hooks, join, labels, payload, privs, signals
+from copepod.child import dev, hooks, join, labels, pause, payload, privs, signals
 from copepod.child.job import Context
 from copepod.child.privs import Step
 from copepod.child.wire import Wire
@@ -282,12 +282,15 @@ def go(
     env: tuple[str, ...],
 ) -> NoReturn:
     """Waits for the word and becomes what was asked for."""
+    image = pause.open_image() if found is None else -1
     wire.hear("go")
     hooks.run("startContainer", job.start_hooks, job.hook_state)
     if found is None:
+        pause.become(image)
+        # No such program for this machine: the wire is still ours to close.
         prctl.set_name("copepod-pause")
         wire.close()
-        signals.wait_as_sandbox()
+        pause.wait()
     elif guest is None:
         _execve(job, found, env)
     else:

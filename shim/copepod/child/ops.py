@@ -126,6 +126,7 @@ class ReadonlyPaths:
                 continue
             tree = m.open_tree(target, "", m.OPEN_TREE_CLONE | libc.AT_RECURSIVE)
             m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY, path=path)
+            m.mount_setattr(tree, propagation=m.MS_PRIVATE, recursive=True, path=path)
             m.move_mount(tree, target, path)
             os.close(tree)
             os.close(target)
@@ -158,7 +159,7 @@ class MaskedPaths:
                 null = null if null >= 0 else _null()
                 cover = m.open_tree(null, "", m.OPEN_TREE_CLONE)
                 # It is the node's own inode: read-only, so that nobody can chmod(2) it.
-                m.mount_setattr(cover, attr_set=_COVER, path=path)
+                m.mount_setattr(cover, attr_set=_COVER, propagation=m.MS_PRIVATE, path=path)
             m.move_mount(cover, target, path)
             os.close(cover)
             os.close(target)

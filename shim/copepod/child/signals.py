@@ -93,23 +93,3 @@ def _wait(wanted: frozenset[int], end: Callable[[int], None] | None) -> None:
             end(number)
     finally:
         os._exit(128 + number)
-
-
-def wait_as_sandbox() -> None:
-    """What pause does: reaps whatever is orphaned in its pid namespace, ends on SIGTERM or
-    SIGINT with 0. Never returns."""
-    wanted = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
-    signal.pthread_sigmask(signal.SIG_SETMASK, wanted)
-    while True:
-        number = signal.sigwait(wanted)
-        if number != signal.SIGCHLD:
-            os._exit(0)
-        _reap()
-
-
-def _reap() -> None:
-    try:
-        while os.waitpid(-1, os.WNOHANG)[0]:
-            pass
-    except ChildProcessError:
-        pass

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.child import execing, main, signals
+from copepod.child import main, signals
 from copepod.container.talk import Talk
 from copepod.linux import caps, libc, ns, prctl
 
@@ -144,6 +144,8 @@ def _prepare() -> None:
     """Once in a shim's life: nothing that the child needs is still to be imported or looked up."""
     import hashlib  # noqa: F401  # for the child, which imports nothing
     import resource  # noqa: F401
+
+    from copepod.child import execing  # noqa: F401
 
     libc.prepare()
     caps.last()

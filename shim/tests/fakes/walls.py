@@ -13,6 +13,7 @@ import shutil
 import signal
 import tempfile
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -283,6 +284,14 @@ def ended(process: spawn.Process, timeout: float = TIMEOUT) -> int:
     assert ready, f"the process did not end within {timeout} s"
     assert result is not None
     return result.si_status + (0 if result.si_code == os.CLD_EXITED else 128)
+
+
+def until(true: Callable[[], bool], timeout: float = TIMEOUT) -> None:
+    """Looks again and again until it is so; for what no fd tells of."""
+    end = time.monotonic() + timeout
+    while not true():
+        assert time.monotonic() < end, f"it is not so after {timeout} s"
+        os.sched_yield()
 
 
 def read(path: str) -> str:

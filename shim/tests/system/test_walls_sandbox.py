@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from copepod import errors
+from copepod.child import pause
 from copepod.container import hooks, spawn
 from fakes import walls
 from fakes.walls import cri, nothing_is_left  # noqa: F401
@@ -43,7 +44,7 @@ def test_the_sandbox_waits_and_ends_at_sigterm() -> None:
     async def scenario() -> None:
         process = await sandbox()
         assert process.kind == "sandbox"
-        assert walls.read(f"/proc/{process.pid}/comm") == "copepod-pause\n"
+        walls.until(lambda: walls.read(f"/proc/{process.pid}/comm") == "copepod-pause\n")
         assert sorted(os.listdir(f"/proc/{process.pid}/fd")) == ["0", "1", "2"]
         assert {os.readlink(f"/proc/{process.pid}/fd/{fd}") for fd in "012"} == {"/dev/null"}
         process.kill(signal.SIGTERM)
@@ -61,6 +62,29 @@ def test_signals_that_a_sandbox_does_not_know_do_not_end_it() -> None:
         assert walls.ended(process) == 0
 
     asyncio.run(scenario())
+
+
+def test_without_its_program_the_sandbox_waits_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pause, "open_image", lambda: -1)
+
+    async def scenario() -> None:
+        process = await sandbox()
+        walls.until(lambda: walls.read(f"/proc/{process.pid}/comm") == "copepod-pause\n")
+        process.kill(signal.SIGTERM)
+        assert walls.ended(process) == 0
+
+    asyncio.run(scenario())
+
+
+def test_the_sandbox_needs_next_to_no_memory() -> None:
+    async def scenario() -> int:
+        process = await sandbox()
+        text = walls.read(f"/proc/{process.pid}/smaps_rollup")
+        process.kill(signal.SIGTERM)
+        walls.ended(process)
+        return int(text.partition("Pss:")[2].split()[0])
+
+    assert asyncio.run(scenario()) < 100  # kilobytes
 
 
 def test_containers_join_the_namespaces_of_the_sandbox() -> None:

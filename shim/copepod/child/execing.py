@@ -44,6 +44,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     main.finish(context, wire)
     main.be_born(wire)
     main.take_session(job.terminal)
+    main.check_access(job, found)
     guest = main.link(job, code, env, engine)
     wire.say("ready", main.kind_of(found))
     main.go(job, wire, found, guest, env)

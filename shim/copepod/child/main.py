@@ -140,6 +140,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     _do(job.last, context)
     finish(context, wire)
     take_session(job.terminal)
+    check_access(job, found)
     guest = link(job, code, env, engine)
     wire.say("ready", "sandbox" if found is None else kind_of(found))
     go(job, wire, found, guest, env)
@@ -205,6 +206,17 @@ def obtain(
 def _open_fds() -> frozenset[int]:
     """Gives the numbers of all open fds; one of a listing itself is closed again by then."""
     return frozenset(fd for fd in map(int, os.listdir("/proc/self/fd")) if fds.is_open(fd))
+
+
+def check_access(job: Job, found: Payload | None) -> None:
+    """As the user that it will be run by: is there a way to a native program?"""
+    if found is None or found.kind != "native":
+        return
+    if not os.access(found.path, os.X_OK, effective_ids=True):
+        user = job.program.identity
+        raise errors.PermissionDenied(
+            f"exec {found.path}: permission denied for user {user.uid}:{user.gid}"
+        )
 
 
 def kind_of(found: Payload) -> str:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+import struct
+import sys
 from typing import TYPE_CHECKING
 
 from copepod import errors
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 WASM = b"\0asm"
 ELF = b"\x7fELF"
 SCRIPT = b"#!"
+_PT_INTERP = 3
 # e_ident[EI_OSABI] (elf(5)) of code that wasmtime has compiled: native code in disguise.
 OSABI, OSABI_WASMTIME = 7, 200
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
@@ -31,7 +34,8 @@ class Payload:
     """What was found. kind: "wasm", "native" or "missing".
 
     `name` is args[0] without #entry; `path` the file's path in the container; `fd` the wasm
-    file, open for reading, else -1; `searched` what a person should know about a miss.
+    file, open for reading, else -1; `searched` what a person should know about a miss; `needs` the
+    interpreter or dynamic loader that the file itself names.
     """
 
     kind: str
@@ -40,6 +44,7 @@ class Payload:
     path: str = ""
     fd: int = -1
     searched: str = ""
+    needs: str = ""
 
 
 def find(root: int, args: Sequence[str], env: Sequence[str], cwd: str) -> Payload:
@@ -50,11 +55,13 @@ def find(root: int, args: Sequence[str], env: Sequence[str], cwd: str) -> Payloa
         # CRI demands a command; images that are nothing but wasm are given one of these.
         return Payload("missing", args[0], searched="a program's name")
     whole = _find(root, args[0], "", env, cwd)
-    if whole.kind != "missing" or "#" not in args[0]:
-        return whole
-    # `module.wasm#function` selects an export; a file of that very name goes first.
-    name, _, entry = args[0].rpartition("#")
-    return _find(root, name, entry, env, cwd)
+    if whole.kind == "missing" and "#" in args[0]:
+        # `module.wasm#function` selects an export; a file of that very name goes first.
+        name, _, entry = args[0].rpartition("#")
+        return _find(root, name, entry, env, cwd)
+    if whole.needs:
+        _check_interpreter(root, whole, cwd)
+    return whole
 
 
 def _find(root: int, name: str, entry: str, env: Sequence[str], cwd: str) -> Payload:
@@ -128,9 +135,44 @@ def _judge(fd: int, name: str, entry: str, path: str) -> Payload:
             f"exec {path}: permission denied: the file is neither wasm nor executable (chmod +x)"
         )
     if head == ELF or head[:2] == SCRIPT:
-        return Payload("native", name, entry, path)
+        needed = _elf_interpreter(fd) if head == ELF else _script_interpreter(fd)
+        return Payload("native", name, entry, path, needs=needed)
     what = "empty" if not head else "neither wasm nor ELF, and no script that starts with #!"
     raise errors.InvalidArgument(f"exec {path}: exec format error: the file is {what}")
+
+
+def _script_interpreter(fd: int) -> str:
+    """What the first line names (execve(2), "Interpreter scripts")."""
+    line = os.pread(fd, 256, 0)[2:].partition(b"\n")[0].split()
+    return os.fsdecode(line[0]) if line else ""
+
+
+def _elf_interpreter(fd: int) -> str:
+    """What PT_INTERP of a 64-bit file of this machine's byte order names (elf(5)), "" for none."""
+    header = os.pread(fd, 64, 0)
+    if len(header) < 64 or header[4] != 2 or header[5] != (1 if sys.byteorder == "little" else 2):
+        return ""
+    (table,) = struct.unpack_from("=Q", header, 32)
+    size, count = struct.unpack_from("=HH", header, 54)
+    if size < 56:
+        return ""
+    entries = os.pread(fd, min(size * count, 1 << 16), table)
+    for at in range(0, len(entries) - size + 1, size):
+        if struct.unpack_from("=I", entries, at)[0] == _PT_INTERP:
+            offset, _, _, length = struct.unpack_from("=QQQQ", entries, at + 8)
+            return os.fsdecode(os.pread(fd, min(length, 4096), offset).partition(b"\0")[0])
+    return ""
+
+
+def _check_interpreter(root: int, found: Payload, cwd: str) -> None:
+    """execve(2) would say no more than "no such file", and only at the start."""
+    fd = _open(root, os.path.join(cwd or "/", found.needs))
+    if fd < 0:
+        raise errors.NotFound(
+            f"exec {found.path}: no such file or directory: the file is there, but not "
+            f"{found.needs}, the interpreter or dynamic loader that it needs"
+        )
+    os.close(fd)
 
 
 def digest(fd: int) -> str:

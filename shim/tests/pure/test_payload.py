@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from copepod import errors
 from copepod.child import payload
@@ -23,7 +26,8 @@ def root(tmp_path: Path) -> Iterator[int]:
     (tmp_path / "opt/deep").mkdir(parents=True)
     for name, data, mode in (
         ("bin/elf", b"\x7fELF...", 0o755),
-        ("bin/script", b"#!/bin/sh\n", 0o755),
+        ("bin/script", b"#! /bin/sh -e\n", 0o755),
+        ("bin/sh", b"\x7fELF...", 0o755),
         ("bin/plain", b"\x7fELF...", 0o644),
         ("bin/words", b"hello", 0o755),
         ("opt/app.wasm", WASM, 0o600),
@@ -99,6 +103,30 @@ def test_the_last_path_counts_and_without_one_the_usual(root: int) -> None:
 def test_files_that_cannot_run(root: int, name: str, kind: type[errors.Error], words: str) -> None:
     with pytest.raises(kind, match=words):
         find(root, name)
+
+
+def test_the_loader_that_a_file_names(root: int, tmp_path: Path) -> None:
+    (tmp_path / "bin/sh").touch()
+    assert find(root, "script").needs == "/bin/sh"
+    (tmp_path / "bin/sh").unlink()
+    with pytest.raises(errors.NotFound, match="not /bin/sh, the interpreter"):
+        find(root, "script")
+    for name in (sys.executable, "/bin/sh"):
+        own = os.open(os.path.realpath(name), os.O_RDONLY)
+        loader = payload._elf_interpreter(own)
+        os.close(own)
+        assert not loader or os.path.exists(loader)
+
+
+@given(st.binary(max_size=200))
+def test_any_elf_is_read_or_passed(data: bytes) -> None:
+    fd = os.memfd_create("elf")
+    for start in (b"\x7fELF\2\1\1".ljust(16, b"\0"), b"\x7fELF\1\1", b"#!"):
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, start + data, 0)
+        assert isinstance(payload._elf_interpreter(fd), str)
+        assert isinstance(payload._script_interpreter(fd), str)
+    os.close(fd)
 
 
 def test_no_arguments(root: int) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import re
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -233,9 +234,24 @@ def test_what_the_file_system_says_of_a_bad_option() -> None:
         run(spec)
 
 
-def test_an_interpreter_that_is_missing_fails_at_start() -> None:
-    with pytest.raises(errors.StepFailed, match="interpreter or dynamic loader"):
+def test_an_interpreter_that_is_missing_is_named() -> None:
+    with pytest.raises(errors.NotFound, match="not /nowhere/sh, the interpreter"):
         run(cri("no-loader"))
+
+
+def test_a_program_that_its_user_may_not_run() -> None:
+    user = {"uid": 1000, "gid": 1000}
+    bundle = walls.Bundle(cri("/private/sh", process__user=user, process__capabilities=None))
+    folder = Path(bundle.path, "upper/private")
+    folder.mkdir(mode=0o700)
+    shutil.copy(walls.BUSYBOX, folder / "sh")
+
+    async def scenario() -> None:
+        with pytest.raises(errors.PermissionDenied, match="denied for user 1000:1000"):
+            await spawn.create(bundle.order(), walls.no_module)
+
+    asyncio.run(scenario())
+    bundle.close()
 
 
 def test_native_programs_can_be_forbidden() -> None:

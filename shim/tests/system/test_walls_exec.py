@@ -106,7 +106,7 @@ def test_only_stdio_is_open_and_nothing_is_inherited() -> None:
         (["true"], {"cwd": "/etc/passwd"}, errors.StepFailed, "Not a directory"),
         (["true"], {"cwd": "/proc/self/fd/3"}, errors.StepFailed, "/proc/self/fd/3"),
         (["text"], {}, errors.InvalidArgument, "exec format error"),
-        (["no-loader"], {}, errors.StepFailed, "interpreter"),
+        (["no-loader"], {}, errors.NotFound, "the interpreter"),
     ],
 )
 def test_failures_are_one_sentence(

@@ -17,6 +17,7 @@ from copepod.container.cgroup_oom import OomWatch
 from copepod.container.cgroup_stats import V1Stats, V2Stats
 from copepod.container.cgroup_tree import Files
 from copepod.container.cgroup_units import (
+    as_systemd_writes,
     device_properties,
     expand_slice,
     resource_properties,
@@ -59,6 +60,7 @@ def make(
             f"linux.cgroupsPath {path!r} asks for a systemd scope, but systemd does not run this "
             "machine: set SystemdCgroup to false in containerd's configuration"
         )
+    resources = as_systemd_writes(resources) if resources else None
     group: V1 | V2
     if mounts.version == 2:
         group = V2.at(inner, {}, resources, mounts, files)
@@ -144,6 +146,7 @@ class Systemd(Cgroup):
         await self.group.seal()
 
     async def update(self, resources: Resources) -> None:
+        resources = as_systemd_writes(resources)
         async with await self._connect(_TIMEOUT) as manager:
             version = await manager.version()
             properties = resource_properties(resources, self.version, version, new=False)

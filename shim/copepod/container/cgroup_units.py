@@ -11,6 +11,7 @@ from typing import Any
 from copepod.container.cgroup_v1_limits import checked_shares
 from copepod.container.cgroup_v2_limits import cpu_weight, swap_max
 from copepod.errors import InvalidArgument
+from copepod.values import replace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -113,13 +114,28 @@ def _quota(quota: int, period: int, systemd_version: int) -> list[Property]:
     if period and systemd_version >= _QUOTA_PERIOD:
         properties.append(("CPUQuotaPeriodUSec", ("t", period)))
     if quota or period:
-        per_second = INFINITY
-        if quota > 0:
-            # systemd keeps whole percents; rounded up, so that the file, which is written with
-            # the exact value afterwards, is never above what systemd believes.
-            per_second = -(-(quota * 1_000_000 // (period or _PERIOD)) // 10_000) * 10_000
+        per_second = _per_second(quota, period) if quota > 0 else INFINITY
         properties.append(("CPUQuotaPerSecUSec", ("t", per_second)))
     return properties
+
+
+def _per_second(quota: int, period: int) -> int:
+    """Microseconds of CPU per second, in systemd's whole percents, rounded up as runc does."""
+    return -(-(quota * 1_000_000 // (period or _PERIOD)) // 10_000) * 10_000
+
+
+def as_systemd_writes(resources: Resources) -> Resources:
+    """The same limits with the CPU quota that systemd makes of them.
+
+    systemd writes its own idea of the quota to the file whenever it writes anything of the unit's:
+    the file had better hold that from the start than change some day.
+    """
+    cpu = resources.cpu
+    if cpu is None or not cpu.quota or cpu.quota < 0:
+        return resources
+    period = cpu.period or _PERIOD
+    quota = _per_second(cpu.quota, period) * period // 1_000_000
+    return replace(resources, cpu=replace(cpu, quota=quota))
 
 
 _UNIFIED_BYTES = {

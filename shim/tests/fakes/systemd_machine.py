@@ -11,6 +11,7 @@ import select
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from copepod.container import cgroup, cgroup_mounts
@@ -18,6 +19,7 @@ from copepod.container import cgroup, cgroup_mounts
 BINARY = "/lib/systemd/systemd"
 TIMEOUT = 30.0
 ROOT = Path(__file__).parents[3]
+PATHS = [str(ROOT / name) for name in ("shim", "api", "api/ttrpc", "shim/tests")] + sys.path
 UNITS = {
     "default.target": "[Unit]\nDescription=nothing but the manager\nDefaultDependencies=no\n",
     "sysinit.target": "[Unit]\nDescription=early\nDefaultDependencies=no\n",
@@ -28,6 +30,33 @@ UNITS = {
     "Type=notify\nNotifyAccess=main\nExecStart=/usr/bin/dbus-daemon --system --address=systemd: "
     "--nofork --nopidfile --systemd-activation --syslog-only\nOOMScoreAdjust=0\n",
 }
+
+
+def _run(
+    prefix: list[str],
+    code: str,
+    enter: Callable[[], object] | None = None,
+    more: Callable[[], str] = str,
+) -> str:
+    done = subprocess.run(
+        [*prefix, sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        preexec_fn=enter,
+        env=os.environ | {"PYTHONPATH": ":".join(PATHS)},
+    )
+    assert done.returncode == 0, done.stderr + more()
+    return done.stdout
+
+
+class Here:
+    """The machine that the tests run on, where systemd runs it."""
+
+    def run(self, code: str) -> str:
+        """What the code prints."""
+        return _run([], code)
 
 
 class Machine:
@@ -75,31 +104,10 @@ class Machine:
         return self.log.read().decode(errors="replace")
 
     def run(self, code: str) -> str:
-        """What the code prints; it runs with our packages and a group of its own there."""
+        """What the code prints; it runs with our packages and in a group of that machine."""
         where = f"/proc/{self.pid}/root/sys/fs/cgroup/init.scope/cgroup.procs"
-        command = [
-            "nsenter",
-            f"--target={self.pid}",
-            "-m",
-            "-p",
-            "-C",
-            "-u",
-            "-i",
-            sys.executable,
-            "-c",
-            code,
-        ]
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-            preexec_fn=lambda: Path(where).write_text("0"),
-            env=os.environ | {"PYTHONPATH": f"{ROOT}/shim:{ROOT}/api:{ROOT}/shim/tests"},
-        )
-        assert done.returncode == 0, done.stderr + self.output()
-        return done.stdout
+        inside = ["nsenter", f"--target={self.pid}", "-m", "-p", "-C", "-u", "-i"]
+        return _run(inside, code, lambda: Path(where).write_text("0"), self.output)
 
     def __enter__(self) -> Machine:
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import select
+import socket
 from typing import Any
 
 import pytest
@@ -246,11 +247,21 @@ def test_quota_in_whole_percents(quota: int, period: int, want: int) -> None:
     assert ("CPUQuotaPeriodUSec" in got) is (period > 0)
 
 
-@given(st.integers(1, 10**9), st.integers(1, 10**6))
-def test_what_systemd_believes_is_never_below_the_file(quota: int, period: int) -> None:
-    (_, value) = told(Resources(cpu=CPU(quota=quota, period=period)))["CPUQuotaPerSecUSec"]
+@given(st.integers(1000, 10**9), st.integers(1000, 10**6))
+def test_the_file_says_what_systemd_would_write(quota: int, period: int) -> None:
+    resources = Resources(cpu=CPU(quota=quota, period=period))
+    (_, value) = told(resources)["CPUQuotaPerSecUSec"]
+    written = cgroup_units.as_systemd_writes(resources)
+    assert written.cpu
     assert value % 10_000 == 0
     assert value >= quota * 1_000_000 // period
+    assert written.cpu.quota == value * period // 1_000_000
+    assert told(written) == told(resources), "rounding twice is rounding once"
+
+
+def test_nothing_to_round() -> None:
+    for resources in (Resources(), Resources(cpu=CPU(quota=-1)), Resources(cpu=CPU(shares=2))):
+        assert cgroup_units.as_systemd_writes(resources) is resources
 
 
 def test_v1_properties() -> None:
@@ -331,10 +342,12 @@ def test_nobody_listens(tmp_path: Any) -> None:
 
 
 def test_a_silent_manager_is_left_in_time(tmp_path: Any) -> None:
-    async def connect() -> None:
-        silent = await asyncio.start_unix_server(lambda *_: None, f"{tmp_path}/bus")
-        async with silent:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(f"{tmp_path}/bus")
+        silent.listen()
+
+        async def connect() -> None:
             await Manager.connect(0.05, (f"{tmp_path}/bus", f"{tmp_path}/private"))
 
-    with pytest.raises(errors.Unavailable, match="no answer"):
-        asyncio.run(connect())
+        with pytest.raises(errors.Unavailable, match="no answer"):
+            asyncio.run(connect())

@@ -126,6 +126,37 @@ def test_cancelled_half_way() -> None:
     asyncio.run(scenario())
 
 
+def test_a_name_for_the_namespace_of_a_process() -> None:
+    ready, done = os.pipe(), os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            ns.unshare(ns.CLONE_NEWNET)
+            links.set_up(links.LOOPBACK)
+            os.write(ready[1], b"1")
+            os.read(done[0], 1)
+        finally:
+            os._exit(0)
+    try:
+        assert os.read(ready[0], 1) == b"1"
+        path = netns.pin(NAME, pid)
+        assert os.stat(path).st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino
+        with pytest.raises(errors.AlreadyExists):
+            netns.pin(NAME, pid)
+        os.write(done[1], b"1")
+    finally:
+        os.waitpid(pid, 0)
+        for fd in (*ready, *done):
+            os.close(fd)
+    assert inside(path) == (["lo"], True), "it outlives the process"
+
+
+def test_no_name_for_a_process_that_is_gone() -> None:
+    with pytest.raises(errors.StepFailed, match="/proc/4194305/ns/net"):
+        netns.pin(NAME, 4194305)
+    assert not os.path.exists(f"{netns.RUN}/{NAME}")
+
+
 def test_many_at_once() -> None:
     names = [f"{NAME}-{number}" for number in range(4)]
 

@@ -15,6 +15,20 @@ from rig.shell import Done, until
 STOP_TIMEOUT = 120.0
 
 
+# What the kubelet asks for unless a pod shares its process namespace (NamespaceMode CONTAINER).
+OWN_PIDS = {"security_context": {"namespace_options": {"pid": 1}}}
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both tables in one, `over` last, tables inside them too."""
+    found = dict(base)
+    for key, value in over.items():
+        inner = found.get(key)
+        both = isinstance(inner, Mapping) and isinstance(value, Mapping)
+        found[key] = merged(inner, value) if both else value  # type: ignore[arg-type]
+    return found
+
+
 class Pods:
     """The pods of one runtime handler on one private containerd."""
 
@@ -34,7 +48,8 @@ class Pods:
     def _pod_file(self, name: str, fields: dict[str, Any]) -> Path:
         logs = self._logs / name
         logs.mkdir(exist_ok=True)
-        linux = {"cgroup_parent": f"/{self.node.cell.name}", **fields.pop("linux", {})}
+        base = {"cgroup_parent": f"/{self.node.cell.name}", **OWN_PIDS}
+        linux = merged(base, fields.pop("linux", {}))
         body = {
             "metadata": {"name": name, "namespace": "test", "uid": uuid.uuid4().hex, "attempt": 1},
             "log_directory": str(logs),
@@ -49,8 +64,8 @@ class Pods:
             "metadata": {"name": name},
             "image": {"image": image},
             "log_path": f"{name}.log",
-            "linux": {},
             **fields,
+            "linux": merged(OWN_PIDS, fields.get("linux", {})),
         }
         return self._file(f"{pod}-{name}", body)
 

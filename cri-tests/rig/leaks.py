@@ -25,6 +25,8 @@ FILES = (
     "run/runc/*",
     "run/copepod/**/*",
 )
+# What is kept for the next container on purpose.
+CACHES = "run/copepod/seccomp"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,8 @@ def _entries(folder: Path, pattern: str) -> Counter[str]:
 
 
 def _files(home: Path) -> Counter[str]:
-    return Counter(str(path.relative_to(home)) for pattern in FILES for path in home.glob(pattern))
+    found = (str(path.relative_to(home)) for pattern in FILES for path in home.glob(pattern))
+    return Counter(path for path in found if not path.startswith(CACHES))
 
 
 def _descriptors(pid: int) -> Counter[str]:

@@ -4,12 +4,15 @@ It runs one script in a native container and reads /proc and the cgroups of its 
 outside; ids, paths and numbers that differ for every container are replaced by words.
 """
 
+import itertools
 import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from rig import images, procs
+from rig.cri import Pods
 from rig.leaks import CGROUPS
 from rig.runs import Runner
 
@@ -29,6 +32,7 @@ SETTINGS = (
     *("memory.max", "memory.high", "memory.low", "memory.swap.max", "cpu.max", "cpu.weight"),
     *("io.weight", "cgroup.freeze", "cgroup.type", "memory.oom.group", "cgroup.subtree_control"),
 )
+_numbers = itertools.count(1)
 _SCRIPT = """
 echo "== status"; cat /proc/1/status
 echo "== limits"; cat /proc/1/limits
@@ -69,7 +73,7 @@ class Walls:
 
 def of_run(runner: Runner, *flags: str) -> Walls:
     """The walls of a busybox container that `ctr run` made with these flags."""
-    name = runner.new_name()
+    name = f"walls-{runner.new_name()}"
     args = ["sh", "-c", f"{_SCRIPT}\nsleep 1000 & wait"]
     with runner.start(images.BUSYBOX, *args, flags=flags, name=name) as running:
         running.expect("== end")
@@ -77,6 +81,20 @@ def of_run(runner: Runner, *flags: str) -> Walls:
         facts |= outside(runner.pid(name), runner.node.pid, (name, runner.node.cell.name))
         runner.kill(name, "SIGKILL")
         running.wait(30)
+    return Walls(facts)
+
+
+def of_pod(pods: Pods, sandbox: dict[str, Any], **fields: Any) -> Walls:
+    """The walls of a busybox container in a pod of its own, made through CRI."""
+    name = f"walls-{pods.handler}-{next(_numbers)}"  # a log of its own
+    pod = pods.run(name, **sandbox)
+    argv = ["sh", "-c", f"{_SCRIPT}\nsleep 1000 & wait"]
+    container = pod.start(name, images.BUSYBOX, command=argv, **fields)
+    host = pods.node.pid
+    words = (container.id, pod.id, pods.node.cell.name, name)
+    facts = sections(container.wait_log("== end"), words)
+    facts |= outside(container.pid, host, words)
+    pod.remove()
     return Walls(facts)
 
 
@@ -105,6 +123,7 @@ def _plain(line: str, words: tuple[str, ...]) -> str:
     for word in words:
         line = line.replace(word, "ID")
     line = re.sub(r"snapshots/\d+", "snapshots/N", line)
+    line = re.sub(r"/fifo/\d+/", "/fifo/N/", line)
     return re.sub(r"\b(pipe|socket|anon_inode):\[\d+\]", r"\1", line).replace("\t", " ")
 
 

@@ -1,0 +1,125 @@
+"""A native container of ours against runc's: rights, mounts, devices, limits and cgroups, as the
+kernel shows them. What differs is listed here with its reason, and nothing else may."""
+
+import re
+from typing import Any
+
+import pytest
+
+from rig import walls
+from rig.containerd import Containerd
+from rig.cri import Pods
+from rig.runs import Runner
+
+pytestmark = pytest.mark.peer
+
+EXPECTED = (
+    # Ours gives the program the FIFO itself: no copy on the way. runc's shim copies from a pipe.
+    r"descriptors: [-+].* [012] -> (pipe|/.*fifo.*|/.*/io/.*|/dev/null)",
+    # The spec says nothing: runc's container has what its shim set for itself.
+    r"scores: [-+][01]",
+    # cgroup v1: the spec says ro, and ours takes it at its word; runc leaves the tmpfs above the
+    # hierarchies writable.
+    r"mounts: [-+]/ on /sys/fs/cgroup r[wo],nosuid,nodev,noexec,relatime \[\] tmpfs .*",
+    # A mask must not be a device that the container's own /dev could have replaced.
+    r"mounts: [-+]/null on /(proc|sys)/\S+ \S+ \[(master)?\] (tmpfs|devtmpfs) .*",
+    r"mounts: [-+]/ on /(proc|sys)/\S+ ro,relatime \[\] tmpfs \S+ ro(,nr_inodes=1)?(,mode=755)?",
+)
+RUNS = [
+    pytest.param((), id="plain"),
+    pytest.param(("--privileged",), id="privileged"),
+    pytest.param(("--read-only",), id="read-only"),
+    pytest.param(("--seccomp",), id="seccomp"),
+    pytest.param(("--allow-new-privs",), id="new-privs"),
+    pytest.param(("--net-host",), id="host-network"),
+    pytest.param(("--cwd", "/tmp", "--env", "A=b"), id="cwd"),
+    pytest.param(("--cap-add", "CAP_NET_ADMIN", "--cap-drop", "CAP_CHOWN"), id="capabilities"),
+    pytest.param(("--memory-limit", "50000000", "--cpus", "0.5"), id="limits"),
+    pytest.param(("--cpu-shares", "2048", "--device", "/dev/loop-control"), id="device"),
+    pytest.param(
+        ("--mount", "type=bind,src=/usr,dst=/mnt/a,options=rbind:ro:nosuid:rslave"), id="bind"
+    ),
+    pytest.param(
+        ("--mount", "type=tmpfs,src=tmpfs,dst=/mnt/b,options=size=64k:noexec:mode=1777"), id="tmpfs"
+    ),
+    pytest.param(("--rootfs-propagation", "slave"), id="propagation"),
+]
+USER: dict[str, Any] = {
+    "run_as_user": {"value": 1000},
+    "run_as_group": {"value": 1001},
+    "supplemental_groups": [2000, 2001],
+}
+PODS = [
+    pytest.param({}, {}, id="plain"),
+    pytest.param({}, {"linux": {"security_context": USER}}, id="user"),
+    pytest.param(
+        {},
+        {"linux": {"security_context": {"seccomp": {"profile_type": 0}, "no_new_privs": True}}},
+        id="runtime-default",
+    ),
+    pytest.param(
+        {"linux": {"security_context": {"privileged": True}}},
+        {"linux": {"security_context": {"privileged": True}}},
+        id="privileged",
+    ),
+    pytest.param(
+        {"linux": {"sysctls": {"kernel.msgmax": "65536", "net.ipv4.ping_group_range": "0 7"}}},
+        {},
+        id="sysctls",
+    ),
+    pytest.param(
+        {},
+        {
+            "linux": {
+                "resources": {
+                    "memory_limit_in_bytes": 100 << 20,
+                    "cpu_period": 100000,
+                    "cpu_quota": 50000,
+                    "cpu_shares": 512,
+                    "cpuset_cpus": "0",
+                    "oom_score_adj": 500,
+                }
+            }
+        },
+        id="limits",
+    ),
+    pytest.param(
+        {"linux": {"security_context": {"namespace_options": {"network": 2}}}},
+        {"linux": {"security_context": {"namespace_options": {"network": 2}}}},
+        id="host-network",
+    ),
+    pytest.param(
+        {},
+        {
+            "linux": {
+                "security_context": {
+                    "readonly_rootfs": True,
+                    "capabilities": {"drop_capabilities": ["ALL"]},
+                }
+            }
+        },
+        id="restricted",
+    ),
+]
+
+
+def unexplained(ours: walls.Walls, theirs: walls.Walls) -> list[str]:
+    """The differences that EXPECTED does not name; - is runc's, + ours."""
+    lines = theirs.differences(ours)
+    return [line for line in lines if not any(re.fullmatch(one, line) for one in EXPECTED)]
+
+
+@pytest.mark.parametrize("flags", RUNS)
+def test_ctr_run_makes_the_walls_that_runc_makes(node: Containerd, flags: tuple[str, ...]) -> None:
+    ours = walls.of_run(Runner(node, "copepod"), *flags)
+    found = unexplained(ours, walls.of_run(Runner(node, "runc"), *flags))
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(("sandbox", "container"), PODS)
+def test_cri_makes_the_walls_that_runc_makes(
+    node: Containerd, sandbox: dict[str, Any], container: dict[str, Any]
+) -> None:
+    ours = walls.of_pod(Pods(node, "copepod"), dict(sandbox), **container)
+    found = unexplained(ours, walls.of_pod(Pods(node, "runc"), dict(sandbox), **container))
+    assert not found, "\n".join(found)

@@ -4,7 +4,7 @@ PYTHON = build/venv/bin/python
 RUN = PYTHONPATH=shim:api:api/ttrpc:cri-tests $(PYTHON)
 RIG = $(RUN) -m rig
 
-.PHONY: help build test lint proto demo containerd-matrix critest bench e2e vm packages clean
+.PHONY: help build test lint proto demo containerd-matrix critest soak bench e2e vm packages clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -27,8 +27,17 @@ containerd-matrix: build ## images, exit codes and bad input on containerd 1.6, 
 critest: build ## CRI's validation suite, ours and runc side by side
 	@$(RIG) critest
 
+soak: build ## 500 containers' lives in random order, with kill -9 at shims and containers
+	@$(RIG) soak
+
 bench: build ## ours and runc in turn: times and memory
 	@$(RIG) bench
+
+e2e: build ## what users do with wasm pods, in a real one-node Kubernetes
+	@$(RIG) e2e
+
+vm: build ## the packages on a whole node: Debian 13, systemd, cgroup v2, under qemu
+	@$(RUN) -m vm
 
 proto: build ## regenerate api/copepod_api from api/protos
 	@$(RUN) api/generate.py

@@ -1,4 +1,4 @@
-"""`python -m rig demo|matrix|critest|bench`, as root: what is missing is installed or built.
+"""`python -m rig demo|matrix|critest|bench|e2e`, as root: what is missing is installed or built.
 
 It says in one line what is wrong when it cannot go on.
 """
@@ -32,8 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     critest = command("critest", "CRI's validation suite, beside runc", "2.4.2")
     critest.add_argument("--focus", default="", help="a regular expression of spec names")
     critest.add_argument("--keep", type=Path, help="where the logs go")
+    e2e = command("e2e", "what users do with wasm pods, in a real Kubernetes", "2.4.2")
+    e2e.add_argument("--focus", default="", help="a regular expression of row names")
+    e2e.add_argument("--keep", type=Path, help="where the logs go")
     bench = command("bench", "ours and runc in turn", "2.4.2")
     bench.add_argument("--rounds", type=int, default=15)
+    soak = command("soak", "hundreds of lives in random order, with kill -9", "2.4.2")
+    soak.add_argument("--cycles", type=int, default=500)
+    soak.add_argument("--seed", type=int, default=0, help="of the random order; 0 picks one")
     return parser
 
 
@@ -59,10 +65,19 @@ def main() -> int:
         from rig import matrix
 
         return matrix.main(versions, options.runtime)
+    if options.command == "e2e":
+        from e2e import suite
+
+        return suite.main(versions[0], options.focus, options.keep)
     if options.command == "bench":
         from rig import bench
 
         return bench.main(versions[0], options.rounds, (options.runtime, "runc"))
+    if options.command == "soak":
+        from rig import soak
+
+        seed = options.seed or int.from_bytes(os.urandom(3), "big")
+        return soak.main(versions[0], options.cycles, seed)
     from rig import critest
 
     handlers = ["runc", options.runtime] if options.runtime != "runc" else ["runc"]

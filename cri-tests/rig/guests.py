@@ -30,6 +30,11 @@ def wasm_go() -> Path:
     return _built("guest-go.wasm", SOURCES / "guest-go", _go_wasi)
 
 
+def wasm_http() -> Path:
+    """The HTTP guest: a server written in Go, a WASI preview 1 module of some 9 MB."""
+    return _built("guest-http.wasm", SOURCES / "guest-http", _go_wasi)
+
+
 def native(name: str) -> Path:
     """A static Linux program of images/native: pause, web or nonewprivs."""
 

@@ -1,0 +1,3 @@
+module copepod.dev/cri-tests/images/guest-http
+
+go 1.21

@@ -131,16 +131,17 @@ def brief(error: Exception) -> str:
 def bound(memory: int, seconds: int) -> None:
     """Bounds what compiling may take from here on, in this process.
 
-    `memory` is in bytes on top of what is mapped now, `seconds` is CPU time of all threads. Past
-    the first the engine's allocator aborts, past the second the kernel kills (setrlimit(2)): the
-    caller sees a dead child.
+    `memory` is in bytes of private memory on top of what there is now, `seconds` is CPU time of
+    all threads. Past the first the engine's allocator aborts, past the second the kernel kills
+    (setrlimit(2)): the caller sees a dead child.
     """
     from copepod.engine import capi
 
-    capi.library()  # 30 MB of address space that are not the module's
+    capi.library()  # its data is not the module's
     with open("/proc/self/statm") as file:
-        mapped = int(file.read().split()[0]) * resource.getpagesize()
-    _lower(resource.RLIMIT_AS, mapped + memory)
+        mapped = int(file.read().split()[5]) * resource.getpagesize()
+    # Not RLIMIT_AS: that counts the 64 MiB which malloc reserves for each thread, used or not.
+    _lower(resource.RLIMIT_DATA, mapped + memory)
     used = resource.getrusage(resource.RUSAGE_SELF)
     _lower(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds)
 

@@ -13,7 +13,7 @@ from copepod.engine import component_objects, guest, objects, wasi
 from copepod.engine.guest import ExitCode, Loaded, Options, Ready
 
 _VERSION = re.compile(r"@0\.2\.\d+$")
-_SOCKETS = "wasi:sockets/"
+_SOCKETS, _OUTGOING = "wasi:sockets/", "wasi:http/outgoing-handler"
 # The engine's name of the interface; a guest of another 0.2.x is linked to it too. The function is
 # not stable yet and the engine's own is switched off, but without it a component has 0 and 1 only.
 _EXIT = "wasi:cli/exit@0.2.12"
@@ -73,6 +73,11 @@ def link(loaded: Loaded, options: Options) -> Ready:
         raise errors.InvalidArgument("a component can't be dumped: its memories are not exported")
     entry = _entry(loaded, options.entry or knobs.entry)
     wanted = check_imports(loaded.module, loaded.engine)
+    if not knobs.network and any(name.startswith(_OUTGOING) for name in wanted):
+        raise errors.InvalidArgument(
+            f"the component imports {_OUTGOING}, but its network is off: the engine has no such "
+            "switch, so it can't be run"
+        )
     linker = component_objects.ComponentLinker(loaded.engine)
     linker.define_wasi()
     exit_code = ExitCode()

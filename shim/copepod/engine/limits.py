@@ -283,6 +283,8 @@ def parse(
         asked[key] = _capped(key, asked.get(key), highest)
     fields: dict[str, Any] = {KNOBS[key].field: value for key, value in asked.items()}
     knobs = Knobs(**fields)
+    if knobs.listen and not knobs.network:
+        raise errors.InvalidArgument(f"{PREFIX}listen: the guest's network is off")
     if cgroup_memory is not None:
         room = guest_share(cgroup_memory)
         knobs = replace(knobs, memory=min(knobs.memory or room, room))

@@ -115,6 +115,11 @@ def test_what_the_node_has_off_stays_off() -> None:
     assert limits.parse({"copepod.dev/network": "on"}, allowed).network is True
 
 
+def test_nothing_listens_without_a_network() -> None:
+    with pytest.raises(errors.InvalidArgument, match=r"listen: the guest's network is off"):
+        parse(listen="80", network="off")
+
+
 @pytest.mark.parametrize(
     ("table", "why"),
     [

@@ -63,6 +63,16 @@ def test_refused_at_link(body: str, sentence: str) -> None:
     assert sentence in outcome.err.decode()
 
 
+def test_outgoing_http_needs_the_network() -> None:
+    module = make.wat("""(component
+      (import "wasi:http/outgoing-handler@0.2.3" (instance))
+      (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))""")
+    outcome = guest(module, knobs=Knobs(network=False))
+    assert outcome.code == 200
+    assert b"imports wasi:http/outgoing-handler, but its network is off" in outcome.err
+    assert guest(module).code == 134  # its interface has no function run
+
+
 def test_a_function_that_an_interface_lacks_ends_with_its_name() -> None:
     module = make.wat("""(component
       (import "wasi:cli/exit@0.2.0" (instance (export "vanish" (func))))

@@ -171,6 +171,22 @@ class Cgroup:
             raise NotFound(f"the container's cgroup {self.paths[0]} is gone")
 
 
+def _owner(spec: Spec) -> int:
+    """The host's uid of the process that is given its version 2 group to divide; 0: nobody.
+
+    As with runc: the container has a cgroup namespace and its own tree mounted writable.
+    """
+    if not any(one.type == "cgroup" and not one.path for one in spec.linux.namespaces):
+        return 0
+    if not any(one.type == "cgroup" and "ro" not in one.options for one in spec.mounts):
+        return 0
+    uid = spec.process.user.uid if spec.process else 0
+    for mapping in spec.linux.uid_mappings:
+        if mapping.container_id <= uid < mapping.container_id + mapping.size:
+            return mapping.host_id + uid - mapping.container_id
+    return uid
+
+
 def make(
     spec: Spec,
     container_id: str,
@@ -192,7 +208,7 @@ def make(
     if cgroup_mounts.is_scope(path):
         from copepod.container import cgroup_systemd
 
-        return cgroup_systemd.make(path, resources, mounts, files)
+        return cgroup_systemd.make(path, resources, mounts, files, owner=_owner(spec))
     inner = cgroup_mounts.clean(path, container_id)
     own = own if own is not None else ({} if inner.startswith("/") else cgroup_mounts.own())
     if mounts.version == 2:

@@ -45,8 +45,13 @@ def make(
     mounts: Mounts,
     files: Files,
     connect: Connect = Manager.connect,
+    *,
+    owner: int = 0,
 ) -> Systemd:
-    """The scope for a cgroupsPath of systemd's shape; asks nothing of systemd yet."""
+    """The scope for a cgroupsPath of systemd's shape; asks nothing of systemd yet.
+
+    A version 2 group is given to the uid `owner`, if there is one.
+    """
     slice_, prefix, name = path.split(":")
     slice_ = slice_ or DEFAULT_SLICE
     if not name or "/" in prefix + name:
@@ -66,14 +71,17 @@ def make(
         group = V2.at(inner, {}, resources, mounts, files)
     else:
         group = V1.at(inner, {}, resources, mounts, files)
-    return Systemd(unit, slice_, group, connect)
+    return Systemd(unit, slice_, group, connect, owner)
 
 
 class Systemd(Cgroup):
     """A scope (or, where the name says so, a slice) and the groups that it stands for."""
 
-    def __init__(self, unit: str, slice_: str, group: V1 | V2, connect: Connect) -> None:
+    def __init__(
+        self, unit: str, slice_: str, group: V1 | V2, connect: Connect, owner: int
+    ) -> None:
         super().__init__(group.resources, group.files)
+        self._owner = owner
         self.unit, self.slice, self.group = unit, slice_, group
         self.version, self.paths = group.version, group.paths
         self._connect = connect
@@ -89,6 +97,8 @@ class Systemd(Cgroup):
             if self._holder:
                 self.group.expected = {self._holder.pid}
             await self.group.create()
+            if self._owner and isinstance(self.group, V2):
+                self.group.delegate(self._owner)
         except BaseException:
             self._let_go()
             try:

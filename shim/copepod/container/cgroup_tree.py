@@ -40,6 +40,9 @@ class Files:
         finally:
             os.close(fd)
 
+    def chown(self, path: str, uid: int) -> None:
+        os.chown(path, uid, -1)
+
     def exists(self, path: str) -> bool:
         return os.access(path, os.F_OK)
 

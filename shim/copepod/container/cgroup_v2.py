@@ -130,6 +130,22 @@ class V2(Cgroup):
         if kind == "domain invalid":
             put(self.files, f"{self.path}/cgroup.type", "threaded")
 
+    def delegate(self, uid: int) -> None:
+        """Gives the group to a user (cgroup-v2.rst, "Model of Delegation"): itself and its files.
+
+        The kernel says which files those are; limits are not among them.
+        """
+        try:
+            names = self.files.read("/sys/kernel/cgroup/delegate").split()
+        except OSError:  # before 4.15
+            names = ["cgroup.procs", "cgroup.subtree_control", "cgroup.threads"]
+        self.files.chown(self.path, uid)
+        for name in names:
+            try:
+                self.files.chown(f"{self.path}/{name}", uid)
+            except FileNotFoundError:  # its controller is not enabled here
+                continue
+
     def put_limits(self, resources: Resources) -> None:
         self._alive()
         self._enable(cgroup_v2_limits.needed(resources))

@@ -81,12 +81,18 @@ class FakeFiles(Files):
         self.log: list[tuple[str, str]] = []
         self.refuse: dict[str, int] = {}  # a file's name to the errno of writing it
         self.busy: dict[str, int] = {}  # a directory to how often rmdir is refused
+        self.owners: dict[str, int] = {}
         self.others: set[str] = {"/run/systemd/system"}
 
     def mount(self, point: str, *controllers: str) -> None:
         """A hierarchy of version 1 with these controllers, of version 2 with none given."""
         self.controllers[point] = controllers
         self.mkdir(point, root=True)
+
+    def chown(self, path: str, uid: int) -> None:
+        if not self.exists(path):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
+        self.owners[path] = uid
 
     def _mount_of(self, path: str) -> str:
         found = [p for p in self.controllers if path == p or path.startswith(p + "/")]

@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from copepod import errors
-from copepod.container import cgroup_systemd, cgroup_units, devices
+from copepod.container import cgroup, cgroup_systemd, cgroup_units, devices
 from copepod.container.cgroup_dbus import Manager, UnitExists, parse_version
 from copepod.container.cgroup_mounts import Mount, Mounts
 from copepod.container.cgroup_systemd import Systemd
 from copepod.container.cgroup_units import INFINITY, resource_properties
+from copepod.spec import IDMapping, Linux, Namespace, Process, Spec, User
+from copepod.spec import Mount as Mounted
 from copepod.spec_resources import CPU, BlockIO, DeviceRule, Memory, Pids, Resources
 from fakes.cgroupfs import V1_FILES, V2_FILES, FakeFiles
 
@@ -133,6 +135,29 @@ def run_create(group: Systemd) -> None:
             await asyncio.sleep(0.05)  # until the holder's end has been heard
 
     asyncio.run(life())
+
+
+def test_a_writable_tree_of_its_own_belongs_to_the_containers_user() -> None:
+    files, manager, mounts = machine(2)
+    connect: Any = manager.connect
+    group = cgroup_systemd.make(PATH, None, mounts, files, connect, owner=100_000)
+    run_create(group)
+    (path,) = group.paths
+    assert files.owners[path] == files.owners[f"{path}/cgroup.procs"] == 100_000
+    assert f"{path}/memory.max" not in files.owners
+
+
+@pytest.mark.parametrize(
+    ("options", "mapped", "want"),
+    [(("rw",), True, 100_007), (("ro",), True, 0), (("rw",), False, 7)],
+)
+def test_who_owns_a_container_tree(options: tuple[str, ...], mapped: bool, want: int) -> None:
+    mapping = (IDMapping(container_id=0, host_id=100_000, size=65536),) if mapped else ()
+    linux = Linux(namespaces=(Namespace(type="cgroup"),), uid_mappings=mapping)
+    mounts = (Mounted(destination="/sys/fs/cgroup", type="cgroup", options=options),)
+    process = Process(user=User(uid=7))
+    assert cgroup._owner(Spec(linux=linux, mounts=mounts, process=process)) == want
+    assert cgroup._owner(Spec(mounts=mounts, process=process)) == 0
 
 
 def test_a_failed_leftover_is_reset_and_the_name_used() -> None:

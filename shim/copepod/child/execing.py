@@ -10,9 +10,10 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import labels, main, privs
+from copepod.child import hiding, labels, main, privs
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
+from copepod.linux import mount as m
 from copepod.linux import ns
 from copepod.linux.path import O_PATH
 
@@ -35,7 +36,12 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     os.close(context.root)
     labels.prepare(context, executes=found.kind == "native")
     _join(job)
+    if context.hidden:
+        # A view of its own, so that the container's other processes keep their /proc.
+        _private_mounts()
     context.root = os.open("/", O_PATH | os.O_DIRECTORY)
+    if context.hidden:
+        hiding.cover(context.root, context.hidden, job.proc_mounts)
     context.null = own_null(context.root, context.null)
     context.cwd = main.working_directory(context.root, job.program.cwd)
     if job.terminal:
@@ -47,7 +53,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     main.check_access(job, found)
     guest = main.link(job, code, env, engine)
     wire.say("ready", main.kind_of(found))
-    main.go(job, wire, found, guest, env)
+    main.go(context, wire, found, guest, env)
 
 
 def _root(job: Job) -> int:
@@ -67,6 +73,14 @@ def _join(job: Job) -> None:
             os.setresuid(0, 0, 0)
     except OSError as error:
         raise Step("join the container's namespaces (has it ended?)", error) from None
+
+
+def _private_mounts() -> None:
+    try:
+        ns.unshare(ns.CLONE_NEWNS)
+        m.mount("", "/", "", m.MS_SLAVE | m.MS_REC)
+    except OSError as error:
+        raise Step("give a wasm guest its own view of the mounts", error) from None
 
 
 def _terminal(job: Job, context: Context) -> None:

@@ -17,12 +17,15 @@ class Context:
     terminal's master, slave: its other end; cwd: the working directory, as an O_PATH fd; stdio:
     what becomes 0, 1 and 2, all above 2 or -1; held: fds that the engine keeps;
     null: what stands for a stdio of -1;
+    hidden: procfs mounts without processes; arguments: where the kernel has this process's;
     labels: fds of security attributes and what is to be written to them.
     """
 
     __slots__ = (
+        "arguments",
         "cwd",
         "held",
+        "hidden",
         "job",
         "labels",
         "master",
@@ -38,6 +41,8 @@ class Context:
         self.root = self.cwd = self.master = self.slave = self.null = -1
         self.sources: dict[str, int] = {}
         self.stdio = job.stdio
+        self.hidden: list[int] = []
+        self.arguments = (0, 0)
         self.labels: list[tuple[int, str]] = []
         self.held: frozenset[int] = frozenset()
 
@@ -78,6 +83,15 @@ class Namespaces:
     uid_map: str = ""
     gid_map: str = ""
     time_offsets: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcMount:
+    """A procfs of the container: where, with which mount attributes and options."""
+
+    destination: str
+    attributes: int
+    data: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +171,7 @@ class Job:
     outside: tuple[Op, ...] = ()
     inside: tuple[Op, ...] = ()
     last: tuple[Op, ...] = ()
+    proc_mounts: tuple[ProcMount, ...] = ()
     terminal: bool = False
     native_allowed: bool = True
     hooks_outside: bool = False

@@ -13,7 +13,7 @@ import termios
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from copepod import errors
-from copepod.child import dev, hooks, join, labels, pause, payload, privs, signals
+from copepod.child import dev, hiding, hooks, join, labels, pause, payload, privs, signals
 from copepod.child.job import Context
 from copepod.child.privs import Step
 from copepod.child.wire import Wire
@@ -137,13 +137,15 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     env = environment(job, context.root)
     labels.prepare(context, executes=found is not None and found.kind == "native")
     context.null = dev.own_null(context.root, context.null)
+    if context.hidden:
+        hiding.cover(context.root, context.hidden, job.proc_mounts)
     _do(job.last, context)
     finish(context, wire)
     take_session(job.terminal)
     check_access(job, found)
     guest = link(job, code, env, engine)
     wire.say("ready", "sandbox" if found is None else kind_of(found))
-    go(job, wire, found, guest, env)
+    go(context, wire, found, guest, env)
 
 
 def be_born(wire: Wire) -> None:
@@ -186,6 +188,9 @@ def obtain(
         os.close(found.fd)
     else:
         wire.say("missing", found.name, found.entry, found.searched)
+    # While the shim looks for the compiled code:
+    context.arguments = hiding.erase_start()
+    context.hidden = hiding.instances(context.job.proc_mounts)
     for last in (False, True):
         (kind, entry, *_), received = wire.hear("module")
         before = _open_fds()
@@ -287,13 +292,14 @@ def link(
 
 
 def go(
-    job: Job,
+    context: Context,
     wire: Wire,
     found: Payload | None,
     guest: Guest | None,
     env: tuple[str, ...],
 ) -> NoReturn:
     """Waits for the word and becomes what was asked for."""
+    job = context.job
     image = pause.open_image() if found is None else -1
     wire.hear("go")
     hooks.run("startContainer", job.start_hooks, job.hook_state)
@@ -306,6 +312,7 @@ def go(
     elif guest is None:
         _execve(job, found, env)
     else:
+        hiding.rename(context.arguments, job.program.args)
         _run_guest(job, wire, found, guest)
     os._exit(FAILED)
 

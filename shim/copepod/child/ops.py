@@ -153,15 +153,18 @@ class MaskedPaths:
             if target < 0:
                 continue
             if stat.S_ISDIR(os.fstat(target).st_mode):
-                empty = empty if empty >= 0 else self._empty()
-                cover = m.open_tree(empty, "", m.OPEN_TREE_CLONE)
+                # Before Linux 6.15 only a mount that is attached can be cloned: the first one is.
+                cover = m.open_tree(empty, "", m.OPEN_TREE_CLONE) if empty >= 0 else self._empty()
             else:
                 null = null if null >= 0 else _null()
                 cover = m.open_tree(null, "", m.OPEN_TREE_CLONE)
                 # It is the node's own inode: read-only, so that nobody can chmod(2) it.
                 m.mount_setattr(cover, attr_set=_COVER, propagation=m.MS_PRIVATE, path=path)
             m.move_mount(cover, target, path)
-            os.close(cover)
+            if empty < 0 and stat.S_ISDIR(os.fstat(cover).st_mode):
+                empty = cover
+            else:
+                os.close(cover)
             os.close(target)
 
     def _empty(self) -> int:

@@ -83,6 +83,7 @@ def create(
             *_names(spec),
         ),
         last=_last(spec, terminal, setup_dev),
+        proc_mounts=plan_mounts.procfs(spec),
         terminal=terminal,
         hooks_outside=bool(hooks and (hooks.prestart or hooks.create_runtime)),
         container_hooks=plan_process.hooks(hooks.create_container if hooks else ()),

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.child import cgroupfs, idmap, mounts
+from copepod.child import job as j
 from copepod.container import mount_options
 from copepod.linux import mount as m
 
 if TYPE_CHECKING:
-    from copepod.child import job as j
     from copepod.container.mount_options import Options
     from copepod.container.plan import Machine
     from copepod.spec import IDMapping, Mount, Spec
@@ -174,6 +174,15 @@ def frozen(spec: Spec) -> tuple[str, ...]:
         one.destination
         for one in spec.mounts
         if not is_bind(one) and _is_late(one) and _options(one).attrs.set & m.MOUNT_ATTR_RDONLY
+    )
+
+
+def procfs(spec: Spec) -> tuple[j.ProcMount, ...]:
+    """Gives the proc file systems of the spec, which a wasm guest sees in another form."""
+    return tuple(
+        j.ProcMount(one.destination, _options(one).attrs.set, _options(one).data)
+        for one in spec.mounts
+        if one.type == "proc" and not is_bind(one)
     )
 
 

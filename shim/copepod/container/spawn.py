@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.child import cgroupfs, idmap
-from copepod.container import cgroup_mounts, hooks, plan, plan_process, seccomp
+from copepod.container import cgroup_mounts, hooks, plan, plan_mounts, plan_process, seccomp
 from copepod.container.fork import Engine, Guardian, fork
 from copepod.container.orders import ExecOrder, Found, Module, Order
 from copepod.linux import ns, pidfd
@@ -139,6 +139,7 @@ def exec_job(order: ExecOrder) -> Job:
         bundle=order.bundle,
         namespaces=Namespaces(),
         program=plan_process.program(order.process, order.id, spec.linux, joins=True),
+        proc_mounts=plan_mounts.procfs(spec),
         terminal=order.terminal,
         native_allowed=order.native_allowed,
         filter=filter_,

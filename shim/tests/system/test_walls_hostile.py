@@ -63,6 +63,15 @@ def test_the_runtime_cannot_be_rewritten_through_its_exe(
     assert out == f"grabbed\n{answer}\n"
 
 
+def test_a_script_that_names_us_as_its_interpreter() -> None:
+    bundle = walls.Bundle(cri("/entrypoint"))
+    script = Path(bundle.path, "upper/entrypoint")
+    script.write_text("#!/proc/self/exe\n")
+    script.chmod(0o755)
+    with pytest.raises(errors.InvalidArgument, match="one through /proc"):
+        asyncio.run(_run(bundle))
+
+
 def _hostile_root(folder: Path, cc: str) -> Path:
     root = folder / "root"
     for name in ("proc", "dev", "sys", "lib64", "lib", "etc"):
@@ -80,8 +89,10 @@ def _hostile_root(folder: Path, cc: str) -> Path:
     loader = root / found[1].lstrip("/")
     loader.parent.mkdir(parents=True, exist_ok=True)
     shutil.copy(root / "evil", loader)
-    (root / "entrypoint").write_text("#!/proc/self/exe\n")
-    (root / "entrypoint").chmod(0o755)
+    # One script more, so that the look at the program's own interpreter does not see it.
+    for name, interpreter in (("entrypoint", "/second"), ("second", "/proc/self/exe")):
+        (root / name).write_text(f"#!{interpreter}\n")
+        (root / name).chmod(0o755)
     return root
 
 

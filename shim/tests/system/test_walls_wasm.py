@@ -183,3 +183,76 @@ def test_exec_of_wasm_in_a_native_container(tmp_path: Path) -> None:
             bundle.close()
 
     assert asyncio.run(scenario()) == walls.Result("hello\n", 5)
+
+
+def opening(path: str) -> bytes:
+    """A guest that opens a file of its root and exits with WASI's error number, 0 for none."""
+    return make.wat(
+        f"""(module
+          (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+          (memory (export "memory") 1)
+          (data (i32.const 16) "{path}")
+          (func (export "_start")
+            (call $exit (call $open (i32.const 3) (i32.const 1) (i32.const 16)
+              (i32.const {len(path)}) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0)
+              (i32.const 0)))))"""
+    )
+
+
+NOENT = 44
+HIDDEN = ["proc/self/mem", "proc/1/mem", "proc/1/environ", "proc/2/mem", "proc/thread-self/mem"]
+
+
+@pytest.mark.parametrize(
+    ("path", "answer"), [*((name, NOENT) for name in HIDDEN), ("proc/stat", 0)]
+)
+def test_a_guest_cannot_reach_the_engine_that_holds_it(
+    tmp_path: Path, path: str, answer: int
+) -> None:
+    wanted = spec(tmp_path, "/mod/hello.wasm")
+    (tmp_path / "hello.wasm").write_bytes(opening(path))
+    assert walls.run(wanted, resolve=resolving([])).code == answer
+
+
+def test_nor_when_it_joins_a_native_container(tmp_path: Path) -> None:
+    wanted = spec(tmp_path, "sleep", "1000")
+    for name in HIDDEN:
+        (tmp_path / name.replace("/", "-")).write_bytes(opening(name))
+
+    async def scenario() -> None:
+        bundle = walls.Bundle(wanted)
+        order = bundle.order()
+        init = await spawn.create(order, walls.no_module)
+        await init.start()
+        try:
+            for name in HIDDEN:
+                module = f"/mod/{name.replace('/', '-')}"
+                found = await walls.joined(bundle, order, init, module, resolve=resolving([]))
+                assert found.code == NOENT
+            # Programs that are no guests keep their /proc.
+            native = await walls.joined(bundle, order, init, "cat", "/proc/self/comm")
+            assert native.out == "cat\n"
+        finally:
+            init.kill(signal.SIGKILL)
+            walls.ended(init)
+            bundle.close()
+
+    asyncio.run(scenario())
+
+
+def test_the_shims_environment_and_arguments_are_gone(tmp_path: Path) -> None:
+    async def scenario() -> tuple[str, str]:
+        bundle = walls.Bundle(spec(tmp_path, "/mod/hello.wasm#spin", "an", "argument"))
+        process, reading = await spinning(bundle)
+        found = (read(f"/proc/{process.pid}/environ"), read(f"/proc/{process.pid}/cmdline"))
+        process.kill(signal.SIGTERM)
+        walls.ended(process)
+        os.close(reading)
+        bundle.close()
+        return found
+
+    environ, cmdline = asyncio.run(scenario())
+    assert environ.strip("\0") == ""
+    assert cmdline.startswith("/mod/hello.wasm#spin\0an\0argument\0")

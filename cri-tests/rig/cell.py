@@ -70,6 +70,7 @@ class Cell:
     def __enter__(self) -> "Cell":
         debian.need_command("ip", "iproute2")
         debian.need_command("nsenter", "util-linux")
+        debian.need_command("mount", "mount")
         sweep()
         # The name is also a containerd namespace: letters, digits and single dashes.
         self.home = self._given or Path("/tmp") / f"cpd-{secrets.token_hex(4)}"
@@ -145,7 +146,8 @@ class Cell:
     def close(self) -> None:
         """Ends what still runs in the cell and removes its directory."""
         if self._holder:
-            _clear(self.pid, self.name)
+            if self._holder.poll() is None:
+                _clear(self.pid, self.name)
             kill_group(self._holder.pid)
             self._holder.wait(10)
             if self._holder.stdout:

@@ -11,6 +11,7 @@ import sys
 
 TIMEOUT = 2.0
 TAKEN = b"taken"
+GO = b"go"
 # struct int, the only element of SCM_RIGHTS that is sent (cmsg(3)).
 _INT = 4
 
@@ -18,7 +19,9 @@ _INT = 4
 def ask(path: str, listener: int, given: dict[str, str]) -> bool:
     """True if the zygote at `path` forked the shim; False if it isn't there or refuses.
 
-    The answer comes after the fork, so that a dead zygote can't swallow a start.
+    The answer comes from the new process, so that a dead zygote can't swallow a start; and that
+    process waits for our word, so that one whose launcher gave up (a zygote that was still being
+    loaded, or hung) never serves a socket that another shim serves.
     """
     zygote = _socket.socket(_socket.AF_UNIX, _socket.SOCK_SEQPACKET | _socket.SOCK_CLOEXEC)
     zygote.settimeout(TIMEOUT)
@@ -26,7 +29,10 @@ def ask(path: str, listener: int, given: dict[str, str]) -> bool:
         zygote.connect(path)
         rights = (_socket.SOL_SOCKET, _socket.SCM_RIGHTS, listener.to_bytes(_INT, sys.byteorder))
         zygote.sendmsg([encode(given)], [rights])
-        return zygote.recv(64) == TAKEN
+        if zygote.recv(64) != TAKEN:
+            return False
+        zygote.send(GO)
+        return True
     except OSError:
         return False
     finally:

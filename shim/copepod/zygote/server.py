@@ -79,16 +79,18 @@ def serve_one(connection: socket.socket, listener: socket.socket) -> None:
         if missing:
             raise ValueError(f"the request lacks {', '.join(sorted(missing))}")
         if os.fork() == 0:
-            _become_shim(fd, given)
-        connection.send(client.TAKEN)
+            _become_shim(connection, fd, given)
     finally:
         os.close(fd)
 
 
-def _become_shim(fd: int, given: dict[str, str]) -> NoReturn:
+def _become_shim(connection: socket.socket, fd: int, given: dict[str, str]) -> NoReturn:
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        entry.become_shim(fd, given)
+        connection.send(client.TAKEN)
+        connection.settimeout(None)  # the launcher's word, or the end of the launcher
+        if connection.recv(len(client.GO)) == client.GO:
+            entry.become_shim(fd, given)
     finally:
         os._exit(1)
 

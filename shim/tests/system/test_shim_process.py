@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -16,6 +17,8 @@ import pytest
 
 import ttrpc
 from copepod import start
+from copepod.zygote import client
+from copepod.zygote.server import NEEDED
 from copepod_api import task_v2_pb2 as pb
 from copepod_api.task_v2_ttrpc import TaskClient
 
@@ -210,6 +213,29 @@ def test_the_zygote_survives_bad_requests(zygote: str, tmp_path: Path, data: byt
             peer.send(data)
         peer.shutdown(socket.SHUT_WR)
         assert peer.recv(64) == b""
+    node = Node(tmp_path, zygote)
+    node.end(node.start("a"))
+    os.close(node.log)
+
+
+def test_a_launcher_that_gives_up_leaves_no_shim(zygote: str, tmp_path: Path) -> None:
+    path = str(tmp_path / "shim.sock")
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(path)
+    listener.listen()
+    request = client.encode(dict.fromkeys(NEEDED, "") | {"bundle": str(tmp_path)})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+        peer.settimeout(TIMEOUT)
+        peer.connect(zygote)
+        socket.send_fds(peer, [request], [listener.fileno()])
+        assert peer.recv(64) == client.TAKEN
+    listener.close()
+    end = time.monotonic() + TIMEOUT
+    code = 0
+    while code != errno.ECONNREFUSED:
+        assert time.monotonic() < end, "a shim that nobody waits for holds the socket"
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            code = probe.connect_ex(path)
     node = Node(tmp_path, zygote)
     node.end(node.start("a"))
     os.close(node.log)

@@ -205,7 +205,9 @@ def make(
     mounts = mounts or cgroup_mounts.host()
     files = files or Files()
     path, resources = spec.linux.cgroups_path, spec.linux.resources
-    if cgroup_mounts.is_scope(path):
+    # Without systemd the name of a scope is that of a directory, as runc takes it: CRI writes one
+    # wherever the pod's parent ends in .slice.
+    if cgroup_mounts.is_scope(path) and files.exists(cgroup_mounts.BOOTED):
         from copepod.container import cgroup_systemd
 
         return cgroup_systemd.make(path, resources, mounts, files, owner=_owner(spec))

@@ -121,6 +121,9 @@ def own() -> dict[str, str]:
         return parse_own(file.read())
 
 
+BOOTED = "/run/systemd/system"  # sd_booted(3)
+
+
 def is_scope(cgroups_path: str) -> bool:
     """Whether the path has systemd's shape slice:prefix:name and not that of a directory."""
     return not cgroups_path.startswith("/") and cgroups_path.count(":") == 2

@@ -18,7 +18,7 @@ from copepod.container.cgroup_dbus import Manager, UnitExists, parse_version
 from copepod.container.cgroup_mounts import Mount, Mounts
 from copepod.container.cgroup_systemd import Systemd
 from copepod.container.cgroup_units import INFINITY, resource_properties
-from copepod.spec import IDMapping, Linux, Namespace, Process, Spec, User
+from copepod.spec import IDMapping, Linux, Namespace, Process, Spec, User, parse
 from copepod.spec import Mount as Mounted
 from copepod.spec_resources import CPU, BlockIO, DeviceRule, Memory, Pids, Resources
 from fakes.cgroupfs import V1_FILES, V2_FILES, FakeFiles
@@ -212,11 +212,15 @@ def test_v1_update_freezes_while_systemd_rewrites_devices() -> None:
     asyncio.run(life())
 
 
-def test_without_systemd_there_is_a_sentence() -> None:
-    files, manager, mounts = machine(2)
+def test_without_systemd_a_scope_is_a_directory_of_that_name() -> None:
+    files, _, mounts = machine(2)
+    spec = parse(b'{"linux":{"cgroupsPath":"test.slice:cri-containerd:x"}}')
+    assert (
+        cgroup.make(spec, "x", mounts=mounts, own={}, files=files).__class__.__name__ == "Systemd"
+    )
     files.others.clear()
-    with pytest.raises(errors.FailedPrecondition, match="set SystemdCgroup to false"):
-        scope(files, manager, mounts)
+    group = cgroup.make(spec, "x", mounts=mounts, own={"": "/"}, files=files)
+    assert [path.rpartition("/")[2] for path in group.paths] == ["test.slice:cri-containerd:x"]
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ class OomWatch:
         """Kills since the group exists; never blocks, answers after the group is gone, too."""
         self._drain()
         try:
-            text = read_fd(self._counts).decode("ascii", "replace")
+            text = read_fd(self._counts).decode(errors="replace")
         except OSError:  # the group is gone: what was last seen is all there will be
             return self._last
         self._last = max(self._last, parse_pairs(text).get("oom_kill", 0))

@@ -168,7 +168,7 @@ class Reader:
         if fd < 0:
             return ""
         try:
-            return read_fd(fd).decode("ascii", "replace")
+            return read_fd(fd).decode(errors="replace")
         except OSError as error:
             if error.errno == errno.ENODEV:
                 raise self._gone() from None

@@ -13,7 +13,7 @@ import time
 from copepod.errors import StepFailed
 
 SIGKILL = 9  # `signal` builds enums at import, which the launcher would pay for
-_ROUNDS = 64  # of kill: a fork bomb that outruns this many sweeps is frozen from the second on
+_ROUNDS = 64  # sweeps of kill
 _PAUSE_MIN, _PAUSE_MAX = 0.001, 0.05  # seconds between two tries of rmdir, doubling
 
 
@@ -29,7 +29,7 @@ class Files:
     def read(self, path: str) -> str:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return read_fd(fd).decode("ascii", "replace")
+            return read_fd(fd).decode(errors="replace")
         finally:
             os.close(fd)
 
@@ -179,7 +179,7 @@ def _sweep(files: Files, paths: tuple[str, ...] | list[str], freezers: list[str]
             except ProcessLookupError:
                 pass
         signalled |= pids
-        if turn == 0:
+        if turn == 1:  # they fork faster than we look: from here on they stand still
             for path in freezers:
                 _try(files, f"{path}/freezer.state", "FROZEN")
 

@@ -71,7 +71,7 @@ async def event(path: str, name: str, wanted: int, timeout: float) -> bool:
             return await readable(
                 [epoll.fileno()],
                 timeout,
-                lambda: parse_pairs(read_fd(fd).decode("ascii")).get(name) == wanted,
+                lambda: parse_pairs(read_fd(fd).decode()).get(name) == wanted,
             )
     finally:
         os.close(fd)

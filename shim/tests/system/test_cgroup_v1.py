@@ -14,6 +14,7 @@ import pytest
 
 from copepod import errors
 from copepod.container import cgroup, cgroup_mounts
+from copepod.container.cgroup_mounts import Mounts
 from copepod.container.cgroup_stats import V1Stats
 from copepod.container.cgroup_tree import Files
 from copepod.container.cgroup_v1 import V1
@@ -214,6 +215,38 @@ def test_kill_reaches_nested_groups_and_forks() -> None:
         group.kill()
         assert guest.wait() == -signal.SIGKILL
         asyncio.run(group.remove())
+    assert not [path for path in group.paths if os.path.exists(path)]
+
+
+@pytest.mark.parametrize("unified", [True, False], ids=["as mounted", "version 1 alone"])
+def test_kill_outruns_a_fork_bomb(unified: bool) -> None:
+    resources, machine = Resources(pids=Pids(60)), cgroup_mounts.host()
+    if not unified:
+        machine = Mounts(machine.v1, None)
+    spec = Spec(linux=Linux(cgroups_path=f"{PARENT}/one", resources=resources))
+    group = cgroup.make(spec, "one", mounts=machine)
+    asyncio.run(group.create())
+
+    def work() -> None:
+        while True:
+            try:
+                if os.fork() == 0:
+                    continue
+            except OSError:
+                pass
+            try:
+                os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                os._exit(0)  # makes room for another one
+
+    with Guest(group, work) as guest:
+        for _ in range(2000):
+            if len(group.pids()) > 30:
+                break
+            select.select([], [], [], 0.005)
+        group.kill()
+        assert guest.wait() in (-signal.SIGKILL, 0)
+        asyncio.run(group.remove(TIMEOUT))
     assert not [path for path in group.paths if os.path.exists(path)]
 
 

@@ -82,7 +82,7 @@ class V2OomWatch(OomWatch):
     def __init__(self, group: str) -> None:
         events = os.open(f"{group}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
         try:
-            self._epoll = select.epoll(flags=select.EPOLL_CLOEXEC)
+            self._epoll = select.epoll()
         except OSError:
             os.close(events)
             raise

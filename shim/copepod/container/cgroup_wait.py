@@ -66,7 +66,7 @@ async def event(path: str, name: str, wanted: int, timeout: float) -> bool:
     """
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        with select.epoll(flags=select.EPOLL_CLOEXEC) as epoll:
+        with select.epoll() as epoll:
             epoll.register(fd, select.EPOLLPRI)
             return await readable(
                 [epoll.fileno()],

@@ -16,7 +16,7 @@ from copepod.container import cgroup, hooks, spawn
 from copepod.container.record import Record
 from copepod.engine import limits
 from copepod.image import resolve as image
-from copepod.values import dataclass
+from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 SIGKILL = 9
 SANDBOX = "sandbox"
 CONTAINER_TYPE = "io.kubernetes.cri.container-type"
+CONTAINER_NAME = "io.kubernetes.cri.container-name"
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +84,16 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
 
 def _knobs(node: Node, loaded: spec.Spec) -> limits.Knobs:
     """What the pod's annotations and the node set for its guests, within the cgroup's memory."""
+    if loaded.annotations.get(CONTAINER_TYPE) == SANDBOX:
+        # It has no guest. What is wrong is said of the container, whose status has a place for it.
+        return limits.Knobs()
     memory = loaded.linux.resources.memory if loaded.linux.resources else None
     limit = memory.limit if memory is not None else None
     return limits.parse(
-        loaded.annotations, node.guest, cgroup_memory=limit if limit and limit > 0 else None
+        loaded.annotations,
+        node.guest,
+        container=loaded.annotations.get(CONTAINER_NAME, ""),
+        cgroup_memory=limit if limit and limit > 0 else None,
     )
 
 
@@ -267,6 +274,8 @@ class Container:
     async def exec(self, process: bytes, stdio: Sequence[int], *, terminal: bool) -> spawn.Process:
         """Makes one more process (OCI Process, JSON) in the container, ready to run."""
         fds = self._cgroup.procs_fds(self.init.pid)
+        # The sockets are the first guest's, and so is the export that it was told to call.
+        knobs = replace(self._knobs, listen=(), entry=None)
         try:
             order = spawn.ExecOrder(
                 id=self._wanted.id,
@@ -278,9 +287,9 @@ class Container:
                 terminal=terminal,
                 cgroup_fds=fds,
                 native_allowed=self._node.config.native_allowed,
-                limits=self._knobs,
+                limits=knobs,
             )
-            resolver = Resolver(self._node, self._wanted, self._knobs, fds)
+            resolver = Resolver(self._node, self._wanted, knobs, fds)
             return await spawn.exec_(order, resolver)
         finally:
             for fd in fds:

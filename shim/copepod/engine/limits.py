@@ -266,19 +266,26 @@ def parse(
     annotations: Mapping[str, str],
     of_node: Node = NO_NODE,
     *,
+    container: str = "",
     cgroup_memory: int | None = None,
     others: frozenset[str] = frozenset(),
 ) -> Knobs:
     """Gives a guest's knobs from its annotations; `others` are keys that other rooms read.
 
-    `cgroup_memory` is the container's memory limit in bytes: memory's default, less what the
-    process around the guest needs. Raises errors.InvalidArgument with the key.
+    All containers of a pod see the pod's annotations: `KEY.NAME` is for the one that is called
+    NAME, and `container` is what this one is called. `cgroup_memory` is its memory limit in bytes:
+    memory's default, less what the process around the guest needs. Raises errors.InvalidArgument
+    with the key.
     """
-    asked = dict(of_node.defaults)
+    asked: dict[str, object] = dict(of_node.defaults)
+    own: dict[str, object] = {}
     for full, value in annotations.items():
-        key = full.removeprefix(PREFIX)
-        if key != full and key not in others:
-            asked[key] = _read(key, value, f"annotation {full}")
+        key, _, name = full.removeprefix(PREFIX).partition(".")
+        if full.startswith(PREFIX) and key not in others:
+            found = _read(key, value, f"annotation {full}")
+            if name in ("", container):
+                (own if name else asked)[key] = found
+    asked |= own
     for key, highest in of_node.ceilings.items():
         asked[key] = _capped(key, asked.get(key), highest)
     fields: dict[str, Any] = {KNOBS[key].field: value for key, value in asked.items()}

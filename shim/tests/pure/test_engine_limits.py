@@ -96,6 +96,20 @@ def test_keys_of_other_rooms_are_left_alone() -> None:
     assert limits.parse({"copepod.dev/http-port": "80"}, others=others) == Knobs()
 
 
+def test_a_container_of_its_own() -> None:
+    asked = {
+        "copepod.dev/listen.server": "80",
+        "copepod.dev/stack.server": "2Mi",
+        "copepod.dev/stack": "4Mi",
+    }
+    server = limits.parse(asked, container="server")
+    assert (server.listen, server.stack) == ((("", 80),), 2 << 20)
+    other = limits.parse(asked, container="other")
+    assert (other.listen, other.stack) == ((), 4 << 20)
+    with pytest.raises(errors.InvalidArgument, match=r"copepod\.dev/listen\.server"):
+        limits.parse({"copepod.dev/listen.server": "no"}, container="other")
+
+
 def test_defaults_and_ceilings() -> None:
     node = limits.node({"memory": "64Mi", "max": {"memory": "128Mi", "time-limit": "1m"}})
     assert limits.parse({}, node).memory == 64 << 20

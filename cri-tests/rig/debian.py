@@ -4,6 +4,7 @@ It never installs a package that would start a service: those are unpacked into 
 """
 
 import fcntl
+import functools
 import os
 import platform
 import shutil
@@ -65,14 +66,18 @@ def need_command(command: str, *packages: str) -> str:
     return found
 
 
+@functools.cache
 def unpacked(package: str) -> Path:
     """The tree of a package of the newest version that apt knows, unpacked in the cache."""
+    version = candidate(package)
+    if version and _home(package, version).is_dir():
+        return _home(package, version)
     with _locked():
         _lists()
         version = candidate(package)
         if not version:
             raise RigError(f"apt knows no package {package}: run apt-get update")
-        home = cache_dir() / "debian" / f"{package}_{version.replace('/', '_').replace(':', '_')}"
+        home = _home(package, version)
         if home.is_dir():
             return home
         stage = home.with_name(f".{home.name}.{os.getpid()}")
@@ -85,6 +90,11 @@ def unpacked(package: str) -> Path:
         finally:
             shutil.rmtree(stage, ignore_errors=True)
     return home
+
+
+def _home(package: str, version: str) -> Path:
+    name = f"{package}_{version.replace('/', '_').replace(':', '_')}"
+    return cache_dir() / "debian" / name
 
 
 class _locked:

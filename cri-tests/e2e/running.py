@@ -96,13 +96,13 @@ def graceful_end(kube: Kube) -> str:
     finalizers = {"finalizers": ["copepod.test/look"]}
     spec = pod(
         *("end", server(name="server"), container("spin", name="spin")),
-        annotations=LISTEN,
+        annotations={"copepod.dev/listen.server": str(PORT)},
         terminationGracePeriodSeconds=60,
     )
     spec["metadata"].update(finalizers)
     kube.apply(spec)
     kube.ready("end")
-    kube.wait_log("end", "serving")
+    kube.until("an answer", lambda: kube.fetch("end"))
     began = time.monotonic()
     kube.kubectl("delete", "pod", "end", "--wait=false")
     names = ("server", "spin")

@@ -270,12 +270,12 @@ def finish(context: Context, wire: Wire) -> None:
     fds.close_all_but((0, 1, 2, wire.fileno(), *context.held))
 
 
-def confine(job: Job) -> None:
-    """Puts the seccomp filter on."""
+def confine(job: Job, flags: int = 0) -> None:
+    """Puts the seccomp filter on, with more `flags` of seccomp(2)."""
     if not job.filter:
         return
     try:
-        seccomp.set_mode_filter(job.filter, job.filter_flags)
+        seccomp.set_mode_filter(job.filter, job.filter_flags | flags)
     except OSError as error:
         raise Step("load the seccomp filter", error) from None
 
@@ -322,7 +322,8 @@ def _run_guest(job: Job, wire: Wire, found: Payload, guest: Guest) -> NoReturn:
     signals.prepare_guest()
     signals.watch()
     if job.program.identity.no_new_privs:
-        confine(job)
+        # The thread is there first, since a profile may forbid to make one; it is filtered, too.
+        confine(job, seccomp.SECCOMP_FILTER_FLAG_TSYNC)
     wire.close()
     os._exit(guest.run())
 

@@ -141,7 +141,7 @@ def test_a_mount_target_that_becomes_a_link_meanwhile(tmp_path: Path) -> None:
     ]
     seen: set[int | str] = set()
     with flipping(volume, outside):
-        for _ in range(60):
+        for _ in range(25):
             try:
                 seen.add(run(spec).code)
             except errors.StepFailed as error:

@@ -37,13 +37,13 @@ def mapped(bundle: walls.Bundle) -> tuple[s.RootfsMount, ...]:
     return (s.RootfsMount(one.type, one.source, "", (*one.options, *maps)),)
 
 
-async def inside(spec: dict[str, Any]) -> walls.Result:
+async def inside(spec: dict[str, Any], resolve: Any = walls.no_module) -> walls.Result:
     """Runs a container on an id-mapped root."""
     bundle = walls.Bundle(spec)
     reading, writing = os.pipe()
     try:
         order = bundle.order((-1, writing, writing), rootfs=mapped(bundle))
-        process = await spawn.create(order, walls.no_module)
+        process = await spawn.create(order, resolve)
         await process.start()
         os.close(writing)
         writing = -1
@@ -141,6 +141,17 @@ def test_containers_of_a_pod_share_the_sandboxes_user_namespace() -> None:
     assert lines[0] == "0"
     assert lines[1].split() == ["0", str(BASE), "65536"]
     assert lines[3] == "box"
+
+
+def test_a_wasm_guest_sees_no_process_there_either(tmp_path: Path) -> None:
+    from system.test_walls_wasm import HELLO, NOENT, opening, resolving
+
+    tmp_path.chmod(0o755)
+    for data, code in ((HELLO, 5), (opening("proc/self/mem"), NOENT), (opening("proc/stat"), 0)):
+        (tmp_path / "guest.wasm").write_bytes(data)
+        spec = userns("/mod/guest.wasm")
+        spec["mounts"].append(bind(tmp_path, "/mod"))
+        assert asyncio.run(inside(spec, resolving([]))).code == code
 
 
 def test_a_user_namespace_without_maps() -> None:

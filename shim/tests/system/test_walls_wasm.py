@@ -256,3 +256,29 @@ def test_the_shims_environment_and_arguments_are_gone(tmp_path: Path) -> None:
     environ, cmdline = asyncio.run(scenario())
     assert environ.strip("\0") == ""
     assert cmdline.startswith("/mod/hello.wasm#spin\0an\0argument\0")
+
+
+@pytest.mark.parametrize("nnp", [True, False])
+def test_every_thread_is_under_the_seccomp_filter(tmp_path: Path, nnp: bool) -> None:
+    rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}
+    wanted = spec(
+        tmp_path,
+        "/mod/hello.wasm#spin",
+        linux__seccomp={"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]},
+        process__noNewPrivileges=nnp,
+    )
+
+    async def scenario() -> list[str]:
+        bundle = walls.Bundle(wanted)
+        process, reading = await spinning(bundle)
+        tasks = f"/proc/{process.pid}/task"
+        found = [read(f"{tasks}/{tid}/status") for tid in os.listdir(tasks)]
+        process.kill(signal.SIGTERM)
+        assert walls.ended(process) == 143
+        os.close(reading)
+        bundle.close()
+        return found
+
+    found = asyncio.run(scenario())
+    assert len(found) > 1
+    assert all("Seccomp:\t2\n" in status for status in found)

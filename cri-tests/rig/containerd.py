@@ -61,6 +61,11 @@ def release(wanted: str) -> Release:
     return Release(wanted, version, programs)
 
 
+def debian_runc() -> Path:
+    """Debian's own runc, unpacked: for what should not wait until the pinned one is built."""
+    return next(path for path in debian.unpacked("runc").rglob("*bin/runc") if path.is_file())
+
+
 def lowers_oom_score() -> bool:
     """True when this process may lower oom_score_adj (proc_pid_oom_score_adj(5))."""
     for line in Path("/proc/self/status").read_text().splitlines():
@@ -72,8 +77,9 @@ def lowers_oom_score() -> bool:
 class Containerd:
     """One private instance; a context manager that starts it in `cell` and ends it.
 
-    `env` goes to containerd and so to the shims; `sandboxer` is set on our handler if given. With
-    RIG_ZYGOTE=1 in this process's environment the cell has our warm fork server too.
+    `env` goes to containerd and so to the shims; `sandboxer` is set on our handler if given; `runc`
+    is another than the pinned one. With RIG_ZYGOTE=1 in this process's environment the cell has
+    our warm fork server too.
     """
 
     def __init__(
@@ -83,10 +89,11 @@ class Containerd:
         *,
         env: Mapping[str, str] | None = None,
         sandboxer: str = "",
+        runc: Path | None = None,
     ) -> None:
         self.cell = cell
         self.release = release(wanted)
-        self.runc = tools.ensure("runc") / "runc"
+        self.runc = runc or tools.ensure("runc") / "runc"
         self.home = cell.home
         cni_bin = debian.unpacked("containernetworking-plugins") / "usr" / "lib" / "cni"
         self.settings = config.Settings(

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from rig import images, leaks
 from rig.cell import Cell
-from rig.containerd import Containerd
+from rig.containerd import DEBIAN, Containerd, debian_runc
 from rig.cri import Container, Pod, Pods
 from rig.oci import Image
 from rig.piped import Piped
@@ -29,7 +29,7 @@ def main(wanted: str, handler: str) -> int:
     with ExitStack() as stack:
         with console.status("getting a containerd, its tools and a guest ready"):
             cell = stack.enter_context(Cell())
-            node = Containerd(cell, wanted)
+            node = Containerd(cell, wanted, runc=debian_runc() if wanted == DEBIAN else None)
             catalogue = _catalogue(handler)
         with console.status("starting a private containerd"):
             stack.enter_context(node)
@@ -52,6 +52,7 @@ def _show(console: Console, node: Containerd, handler: str) -> None:
         try:
             counting = _tour(console, pod, volume)
             console.print(_containers(node), _stats(node, counting))
+            counting.stop()
         finally:
             pod.remove()
         leaks.settled(node, before)

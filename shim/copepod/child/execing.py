@@ -14,7 +14,7 @@ from copepod.child import hiding, labels, main, privs
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
-from copepod.linux import ns
+from copepod.linux import ns, pidfd
 from copepod.linux.path import O_PATH
 
 if TYPE_CHECKING:
@@ -58,7 +58,10 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
 
 def _root(job: Job) -> int:
     try:
-        return os.open(f"/proc/{job.init_pid}/root", O_PATH | os.O_DIRECTORY)
+        root = os.open(f"/proc/{job.init_pid}/root", O_PATH | os.O_DIRECTORY)
+        # As long as the process is not reaped nobody else can have its number.
+        pidfd.send_signal(job.init_pidfd, 0)
+        return root
     except OSError as error:
         raise Step("open the container's root (has it ended?)", error) from None
 

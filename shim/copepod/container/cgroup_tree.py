@@ -200,6 +200,9 @@ def remove_once(files: Files, path: str) -> bool:
     except FileNotFoundError:
         return True
     except OSError as error:
+        # A tree mounted read-only says so before it looks whether the group is there.
+        if error.errno == errno.EROFS and not files.exists(path):
+            return True
         if error.errno not in (errno.EBUSY, errno.ENOTEMPTY):
             raise StepFailed("rmdir", error.errno or 0, path) from None
     gone = True

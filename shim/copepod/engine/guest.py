@@ -19,6 +19,7 @@ from copepod.values import dataclass, field
 
 TRAP_EXIT_CODE = 134  # 128 + SIGABRT; 137 would read as an out-of-memory kill
 _EXITING = b"exit"
+_HOST_STACK = 1 << 20  # for the functions that the guest calls, and for what called it
 _TRAP = "wasm trap: "
 # The engine's text: frames as "    3:   0x2e0 - module!name", causes numbered if they are several.
 _FRAME = re.compile(r"\s+\d+:\s+0x[0-9a-f]+ - |\s+at ")
@@ -116,10 +117,12 @@ def dump(path: str, name: str, error: capi.EngineError, instance: objects.Instan
 def store(loaded: Loaded, knobs: Knobs) -> objects.Store:
     """A store with the knobs' limits.
 
-    Raises errors.Internal when the code was compiled for other ones.
+    Raises errors.Internal when the code was compiled for other ones, errors.InvalidArgument when
+    the process can't have the stack.
     """
     if knobs.profile().at(loaded.profile.tier).key() != loaded.profile.key():
         raise errors.Internal("copepod: the module is compiled for other limits than it is run by")
+    _make_room(knobs.stack)
     made = objects.Store(loaded.engine)
     made.limit(
         memory=_or_none(knobs.memory),
@@ -132,6 +135,26 @@ def store(loaded: Loaded, knobs: Knobs) -> objects.Store:
     if knobs.time_limit is not None:
         made.set_deadline(1)
     return made
+
+
+def _make_room(stack: int) -> None:
+    """Lets this thread's stack grow to the wasm stack's size and what the engine needs above it.
+
+    The kernel looks at the soft limit whenever the stack grows (getrlimit(2)). Raises
+    errors.InvalidArgument when the container's hard limit is lower.
+    """
+    import resource
+
+    needed = stack + _HOST_STACK
+    soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        raise errors.InvalidArgument(
+            f"the container's RLIMIT_STACK of {hard} bytes is too small for a wasm stack of "
+            f"{stack} bytes, which needs {needed}: raise it or set copepod.dev/stack"
+        )
+    resource.setrlimit(resource.RLIMIT_STACK, (needed, hard))
 
 
 def _or_none(value: int | None) -> int:

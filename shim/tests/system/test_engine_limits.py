@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -83,16 +85,53 @@ def test_fuel_is_used_up(tier: str) -> None:
     assert guest(make.c("probe"), "exit", "3", knobs=Knobs(fuel=10**9), tier=tier).code == 3
 
 
+DEEP = """(module
+  (func $f (param i32) (result i32)
+    (if (result i32) (local.get 0)
+      (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1)))))
+      (else (i32.const 0))))
+  (func (export "_start") (drop (call $f (i32.const 600000)))))"""
+
+
 @TIERS
 def test_a_larger_stack_takes_deeper_calls(tier: str) -> None:
-    module = make.wat("""(module
-      (func $f (param i32) (result i32)
-        (if (result i32) (local.get 0)
-          (then (i32.add (i32.const 1) (call $f (i32.sub (local.get 0) (i32.const 1)))))
-          (else (i32.const 0))))
-      (func (export "_start") (drop (call $f (i32.const 100000)))))""")
+    module = make.wat(DEEP)
     assert guest(module, knobs=Knobs(stack=MIB), tier=tier).code == 134
-    assert guest(module, knobs=Knobs(stack=32 * MIB), tier=tier).code == 0
+    outcome = guest(module, knobs=Knobs(stack=8 * MIB), tier=tier)
+    assert outcome.code == 134  # 600000 frames take more
+    assert b"call stack exhausted" in outcome.err
+    assert guest(module, knobs=Knobs(stack=64 * MIB), tier=tier).code == 0
+
+
+def test_the_containers_own_limit_of_the_stack() -> None:
+    def limited(soft: int, hard: int) -> Callable[[], None]:
+        return lambda: resource.setrlimit(resource.RLIMIT_STACK, (soft, hard))
+
+    module = make.wat(DEEP.replace("600000", "1000"))
+    kib = 1 << 10
+    assert guest(module, before=limited(512 * kib, resource.RLIM_INFINITY)).code == 0
+    assert guest(module, before=limited(512 * kib, 2 * MIB)).code == 0
+    outcome = guest(module, before=limited(512 * kib, 1024 * kib))
+    assert outcome.code == 200
+    assert b"RLIMIT_STACK of 1048576 bytes is too small" in outcome.err
+    knobs = Knobs(stack=64 * kib)
+    assert guest(module, knobs=knobs, before=limited(512 * kib, 1200 * kib)).code == 0
+
+
+@TIERS
+def test_what_was_written_before_the_end_is_not_lost(tier: str) -> None:
+    """Also half a line: the engine's own buffer is emptied at each call."""
+    body = """(module
+      (import "wasi_snapshot_preview1" "fd_write"
+        (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "\\08\\00\\00\\00\\04\\00\\00\\00half")
+      (func (export "_start")
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 64))) $end))"""
+    for end in ("(unreachable)", "(loop $l (br $l))"):
+        module = make.wat(body.replace("$end", end))
+        outcome = guest(module, knobs=Knobs(time_limit=0.3), tier=tier)
+        assert (outcome.code, outcome.out) == (134, b"half")
 
 
 def test_shared_memory_which_no_limit_would_reach_is_refused() -> None:

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from copepod.cli.node import check, runtime
 import cli_fakes as fakes
+from copepod.cli.node import check, runtime
 
 pytestmark = [
     pytest.mark.system,
@@ -55,7 +55,9 @@ class Sandbox:
         shim = Path(__file__).parents[2]
         env = {"PATH": f"{self.root}/bin:/usr/sbin:/usr/bin:/sbin:/bin",
                "PYTHONPATH": f"{shim}:{shim.parent}/api"}  # fmt: skip
-        argv = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", str(self.root), *lines]
+        # Nor does it see a containerd that runs on the machine.
+        alone = ["unshare", "--mount", "--pid", "--fork", "--mount-proc"]
+        argv = [*alone, "sh", "-c", SCRIPT, "sh", str(self.root), *lines]
         return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
 
     def dump(self) -> dict[str, object]:

@@ -212,6 +212,26 @@ def allow_sockets(config: int) -> bool:
     return True
 
 
+def pin_name_lookup() -> None:
+    """Has the C library look names up by its own code only, whatever nsswitch.conf says.
+
+    The engine calls getaddrinfo in the container, where the image's /etc/nsswitch.conf would name
+    libraries of the image, native code, to be loaded into this process: the guest's way out of
+    the engine. "files" and "dns" are in glibc itself since 2.34; before, they are loaded here,
+    while the root is still the node's. Other C libraries (musl) have no such modules.
+    """
+    libc = ctypes.CDLL(None)
+    configure = getattr(libc, "__nss_configure_lookup", None)
+    if configure is None:
+        return
+    libc.gnu_get_libc_version.restype = ctypes.c_char_p
+    version = tuple(map(int, libc.gnu_get_libc_version().split(b".")[:2]))
+    if version < (2, 34):
+        for name in ("libnss_files.so.2", "libnss_dns.so.2"):
+            ctypes.CDLL(name)
+    configure(b"hosts", b"files dns")
+
+
 def block_in_place(config: int) -> bool:
     """Lets file calls of a new wasi_config_t, without preopens yet, block the guest's thread.
 

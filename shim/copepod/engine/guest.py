@@ -8,11 +8,12 @@ from __future__ import annotations
 import _thread
 import os
 import re
+import resource
 import time
 from collections.abc import Callable
 
 from copepod import errors
-from copepod.engine import capi, objects
+from copepod.engine import capi, coredump, objects
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 from copepod.values import dataclass, field
@@ -105,8 +106,6 @@ class Ready:
 
 def dump(path: str, name: str, error: capi.EngineError, instance: objects.Instance) -> None:
     """Writes a core dump and says where, or why not."""
-    from copepod.engine import coredump
-
     try:
         coredump.write(path, name, error.frames, instance.memory("memory"))
         say(f"copepod: core dump in {path}\n")
@@ -143,8 +142,6 @@ def _make_room(stack: int) -> None:
     The kernel looks at the soft limit whenever the stack grows (getrlimit(2)). Raises
     errors.InvalidArgument when the container's hard limit is lower.
     """
-    import resource
-
     needed = stack + _HOST_STACK
     soft, hard = resource.getrlimit(resource.RLIMIT_STACK)
     if soft == resource.RLIM_INFINITY or soft >= needed:

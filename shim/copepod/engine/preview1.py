@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ctypes
 import errno as posix
+import fcntl
 import select
 import struct
+import termios
 import time
 
 MODULE = "wasi_snapshot_preview1"
@@ -145,9 +147,6 @@ def _state(ready: int, number: int, kind: int) -> tuple[int, int]:
     """Bytes that can be read, about, and whether the other side hung up."""
     size = 1
     if kind == _READ:
-        import fcntl
-        import termios
-
         try:
             size = struct.unpack("i", fcntl.ioctl(number, termios.FIONREAD, bytes(4)))[0]
         except OSError:

@@ -34,6 +34,7 @@ def load(fd: int, kind: str, profile: Profile) -> Loaded:
     after. Raises Unusable when the file is torn, of another kind or of another engine.
     """
     _quiet()
+    capi.pin_name_lookup()
     trailer = artifact.read(fd)
     if trailer is None or trailer.kind != kind:
         raise Unusable(f"the compiled file is torn or not a {kind}'s: it has to be compiled again")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -221,6 +223,45 @@ class TestFileCallsStayOnTheGuestsThread:
             return int(capi.block_in_place(capi.library().wasi_config_new()))
 
         assert child(work).code == 0
+
+
+@pytest.mark.parametrize("pinned", [True, False])
+def test_name_lookup_loads_no_code_of_the_image(tmp_path: Path, pinned: bool) -> None:
+    """Without the pin the image's module is loaded, so the test can tell."""
+    compiler = shutil.which("cc")
+    if not compiler:
+        pytest.skip("no C compiler here: apt-get install gcc libc6-dev")
+    library = "/usr/lib/libnss_evil.so.2"
+    for folder in ("etc", "usr/lib"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "lib").symlink_to("usr/lib")
+    (tmp_path / "etc/nsswitch.conf").write_text("hosts: evil\n")
+    (tmp_path / "etc/hosts").write_text("127.0.0.1 here\n")
+    source = Path(make.__file__).with_name("nss.c")
+    command = [compiler, "-shared", "-fPIC", "-o", f"{tmp_path}{library}", str(source)]
+    subprocess.run(command, check=True, timeout=60)
+
+    script = (
+        "import os, socket, sys\nfrom copepod.engine import capi\n"
+        f"{'capi.pin_name_lookup()' if pinned else ''}\n"
+        f"os.chroot({str(tmp_path)!r})\nos.chdir('/')\n"
+        "print(socket.getaddrinfo(b'here', 80)[0][4][0])\n"
+    )
+    # A fresh process: this one may have looked names up, and glibc keeps what it read then.
+    env = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=env, capture_output=True, timeout=60, check=False
+    )
+    assert done.stdout == (b"127.0.0.1\n" if pinned else b""), done.stderr
+    assert (tmp_path / "loaded").exists() != pinned
+
+
+def test_load_pins_the_name_lookup(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pin() -> None:
+        os._exit(77)
+
+    monkeypatch.setattr(capi, "pin_name_lookup", pin)
+    assert guest(make.text("exit")).code == 77
 
 
 def test_a_c_program_behind_the_adapter(tmp_path: Path) -> None:

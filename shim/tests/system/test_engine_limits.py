@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,39 @@ def test_what_was_written_before_the_end_is_not_lost(tier: str) -> None:
         module = make.wat(body.replace("$end", end))
         outcome = guest(module, knobs=Knobs(time_limit=0.3), tier=tier)
         assert (outcome.code, outcome.out) == (134, b"half")
+
+
+def test_nothing_is_imported_once_the_root_is_the_containers(tmp_path: Path) -> None:
+    """Each way through the room, in a root that holds nothing: neither Python nor the engine."""
+
+    def leave() -> None:
+        os.chroot(tmp_path)
+        os.chdir("/")
+
+    probe, port = make.c("probe"), 0
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        port = one.getsockname()[1]
+    for args, knobs, code in (
+        (("exit", "255"), Knobs(), 255),
+        (("open", "/x", "w"), Knobs(), 0),
+        (("divide",), Knobs(coredump="/core"), 134),
+        (("exit", "3"), Knobs(fuel=10**9, memory=64 * MIB, stack=32 * MIB), 3),
+        (("spin",), Knobs(time_limit=0.2), 134),
+        (("exit", "4"), Knobs(listen=(("127.0.0.1", port), ("::1", port))), 4),
+        ((), Knobs(preopens=()), 0),
+    ):
+        outcome = guest(probe, *args, knobs=knobs, before=leave)
+        assert outcome.code == code, outcome
+        assert b"could not be" not in outcome.err
+    assert sorted(os.listdir(tmp_path)) == ["core", "x"]
+    refused = guest(
+        make.wat('(module (import "a" "b" (func)) (func (export "_start")))'), before=leave
+    )
+    assert b"the module imports a.b (function)" in refused.err
+    assert guest(make.text("sockets"), before=leave).code == 0
+    assert guest(make.text("exit"), before=leave).code == 42
+    assert b"it exports nothing" in guest(make.wat("(component)"), before=leave).err
 
 
 def test_shared_memory_which_no_limit_would_reach_is_refused() -> None:

@@ -200,6 +200,8 @@ def _contents(stage: Path, kind: str) -> list[dict[str, object]]:
         name = path.relative_to(stage)
         if path.is_dir():
             if kind == "rpm" and "licenses" in name.parts:
+                folder = str(name).replace(f"{DOC}/licenses", RPM_LICENSES)
+                made.append({"dst": f"/{folder}", "type": "dir", "file_info": {"mode": 0o755}})
                 continue
             if any(str(name).startswith(one) for one in (LIB, DOC, "etc/copepod")):
                 made.append({"dst": f"/{name}", "type": "dir", "file_info": {"mode": 0o755}})

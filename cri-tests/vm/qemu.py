@@ -27,7 +27,7 @@ CMDLINE = (
     "systemd.show_status=no net.ifnames=0"
 )
 PROGRAM = "qemu-system-x86_64"
-SILENCE = 900.0  # the longest that the node may go without a word
+SILENCE = 1200.0  # the longest that the node may go without a word
 
 
 @dataclass(frozen=True, slots=True)

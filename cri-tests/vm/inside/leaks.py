@@ -75,9 +75,6 @@ def _mounts() -> list[str]:
 
 
 def _groups() -> list[str]:
-    """Containers' groups wherever they are; slices are the kubelet's."""
-    return [
-        root
-        for root, _, _ in os.walk(CGROUPS)
-        if root.endswith(".scope") or ".scope/" in root or "/kubepods" in root
-    ]
+    """Containers' groups, and pods' slices; the slices above are the kubelet's for good."""
+    groups = [root for root, _, _ in os.walk(CGROUPS)]
+    return [path for path in groups if ".scope" in path or "-pod" in os.path.basename(path)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 from pathlib import Path
 
 from vm.inside import leaks
@@ -20,6 +21,19 @@ def parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
+def ready() -> None:
+    """Waits until it answers: what it has to load first takes longer here than a launcher waits."""
+
+    def answered() -> bool:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.settimeout(60)
+            peer.connect("/run/copepod/zygote.sock")
+            peer.shutdown(socket.SHUT_WR)
+            return peer.recv(1) == b""
+
+    until("the fork server to answer", answered)
+
+
 def forked(pod: Pod) -> bool:
     """True when the pod's shim was forked by the fork server: it lives in its service's group."""
     return UNIT in str(cgroup_of(pod.shim))
@@ -27,6 +41,7 @@ def forked(pod: Pod) -> bool:
 
 @check("it is started by its socket, and shims are forked from it")
 def used() -> str:
+    ready()
     with Pod("forked") as pod:
         assert main_pid(UNIT) > 0, systemctl("status", UNIT, check=False).text
         assert forked(pod), cgroup_of(pod.shim)
@@ -50,6 +65,7 @@ def killed() -> None:
         until("its end", lambda: not alive(old))
         one.grows()
         assert one.exec(MODULE, "hello").code == 0
+        ready()
         with Pod("next") as second:
             two = counting(second)
             two.says("line 1")
@@ -98,8 +114,7 @@ def without() -> None:
 @check("hung: a pod that asks it starts all the same")
 def hung() -> None:
     before = leaks.count()
-    with Pod("wake"):
-        pass
+    ready()
     pid = main_pid(UNIT)
     assert pid
     os.kill(pid, signal.SIGSTOP)

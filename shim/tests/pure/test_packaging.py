@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import re
@@ -21,10 +22,7 @@ FILES = ROOT / "packaging/files"
 @pytest.fixture
 def bundle(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(ROOT / "packaging"))
-    import bundle
-
-    made: ModuleType = bundle
-    return made
+    return importlib.import_module("bundle")
 
 
 def test_the_lock_has_what_we_run_with(bundle: ModuleType) -> None:

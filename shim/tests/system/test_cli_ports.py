@@ -1,0 +1,57 @@
+"""`copepod run -p`: a port of the node reaches a server in another network namespace."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from copepod.cli.run import ports
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(os.geteuid() != 0, reason="network namespaces are root's"),
+]
+
+# In a network namespace of its own: loopback up, one connection answered in capitals.
+SERVER = """
+import socket, subprocess
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with socket.create_server(("127.0.0.1", 8080)) as server:
+    print("up", flush=True)
+    connection, _ = server.accept()
+    connection.sendall(connection.recv(100).upper())
+    connection.close()
+    input()
+"""
+
+
+def test_a_published_port_reaches_the_namespace(tmp_path: Path) -> None:
+    argv = ["unshare", "--net", sys.executable, "-ISB", "-c", SERVER]
+    guest = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert guest.stdout
+        assert guest.stdout.readline() == b"up\n"
+        pid_file = tmp_path / "pid"
+        pid_file.write_text(str(guest.pid))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            number = free.getsockname()[1]
+        published = [ports.Port("127.0.0.1", number, 8080)]
+        listeners = ports.listen(published)
+        ports.serve(listeners, published, str(pid_file), guest, detached=True)
+        with socket.create_connection(("127.0.0.1", number), timeout=20) as connection:
+            connection.sendall(b"hello")
+            assert connection.recv(100) == b"HELLO"
+    finally:
+        guest.communicate(b"\n", timeout=20)
+    # The carrier ends with the process whose network it had entered: it is a child of ours.
+    deadline = time.monotonic() + 20
+    while os.waitpid(-1, os.WNOHANG) == (0, 0):
+        assert time.monotonic() < deadline
+    with socket.socket() as late:
+        assert late.connect_ex(("127.0.0.1", number)) != 0

@@ -12,10 +12,9 @@ from typing import Any
 
 from copepod.errors import Error, InvalidArgument, NotFound, Unavailable
 
-# The bus first: it is the documented way. systemd's own socket is for root on machines that run
-# no bus; it speaks the same protocol, but there is nobody to greet and nothing to subscribe to.
-SYSTEM_BUS = "/run/dbus/system_bus_socket"
-PRIVATE = "/run/systemd/private"
+# systemd's own socket first, as systemctl does for root: it is there without a bus, and there is
+# nobody to greet and nothing to subscribe to. Then the bus. (path, whether it is a bus)
+SOCKETS = (("/run/systemd/private", False), ("/run/dbus/system_bus_socket", True))
 
 Property = tuple[str, tuple[str, Any]]  # name, (D-Bus signature, value)
 
@@ -40,11 +39,11 @@ class Manager:
 
     @classmethod
     async def connect(
-        cls, timeout: float, paths: tuple[str, str] = (SYSTEM_BUS, PRIVATE)
+        cls, timeout: float, sockets: tuple[tuple[str, bool], ...] | None = None
     ) -> Manager:
         """Connects as root; `timeout` seconds bound this and every call. Unavailable if neither."""
         problems = []
-        for path, is_bus in zip(paths, (True, False), strict=True):
+        for path, is_bus in sockets or SOCKETS:
             connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
             connection.setblocking(False)
             manager = cls(connection, timeout)

@@ -65,6 +65,7 @@ class Machine:
     def __init__(self, *, bus: bool) -> None:
         unified = cgroup_mounts.host().unified
         assert unified
+        self.bus = bus
         self.group = f"{unified.point}/copepod-test-{os.getpid()}-systemd"
         os.mkdir(self.group)
         self.log = tempfile.TemporaryFile()

@@ -364,9 +364,9 @@ def test_device_properties() -> None:
 
 def test_nobody_listens(tmp_path: Any) -> None:
     async def connect() -> None:
-        await Manager.connect(1, (f"{tmp_path}/bus", f"{tmp_path}/private"))
+        await Manager.connect(1, ((f"{tmp_path}/private", False), (f"{tmp_path}/bus", True)))
 
-    with pytest.raises(errors.Unavailable, match=r"can't be reached.*bus.*private"):
+    with pytest.raises(errors.Unavailable, match=r"can't be reached.*private.*bus"):
         asyncio.run(connect())
 
 
@@ -376,7 +376,7 @@ def test_a_silent_manager_is_left_in_time(tmp_path: Any) -> None:
         silent.listen()
 
         async def connect() -> None:
-            await Manager.connect(0.05, (f"{tmp_path}/bus", f"{tmp_path}/private"))
+            await Manager.connect(0.05, ((f"{tmp_path}/bus", True),))
 
         with pytest.raises(errors.Unavailable, match="no answer"):
             asyncio.run(connect())

@@ -146,6 +146,25 @@ def _client(parser: argparse.ArgumentParser, namespace: str) -> None:
 
 def _image(commands: Commands) -> None:
     image = _group(commands, "image", "make, send and look at images that hold WebAssembly")
+    build = _build(image)
+    push = _add(image, "push", "image.command:push", "send an archive or a .wasm to a registry")
+    push.add_argument("archive", metavar="FILE", help="an OCI archive, or a .wasm (as artifact)")
+    push.add_argument("name", nargs="?", metavar="NAME:TAG", help="where to; the archive knows")
+    for parser in (build, push):
+        parser.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
+        parser.add_argument("--username", help="instead of what `docker login` keeps")
+        parser.add_argument("--password-stdin", action="store_true", help="read it from stdin")
+    inspect = _add(
+        image,
+        "inspect",
+        "image.command:inspect",
+        "tell kind, imports, exports, WASI, and whether this node can run it",
+    )
+    inspect.add_argument("file", metavar="FILE", help="a .wasm or an OCI archive")
+    inspect.add_argument("--json", action="store_true", help="for programs")
+
+
+def _build(image: Commands) -> argparse.ArgumentParser:
     build = _add(image, "build", "image.command:build", "make an image of .wasm files")
     build.add_argument("files", nargs="+", metavar="[NAME=]FILE", help="NAME is its path there")
     build.add_argument("--tag", "-t", metavar="NAME:TAG", help="the image's whole name")
@@ -184,21 +203,7 @@ def _image(commands: Commands) -> None:
     build.add_argument("--workdir", "-w", default="/", help="working directory")
     build.add_argument("--user", "-u", default="", help="numeric: there is no /etc/passwd")
     _client(build, "k8s.io")
-    push = _add(image, "push", "image.command:push", "send an archive or a .wasm to a registry")
-    push.add_argument("archive", metavar="FILE", help="an OCI archive, or a .wasm (as artifact)")
-    push.add_argument("name", nargs="?", metavar="NAME:TAG", help="where to; the archive knows")
-    for parser in (build, push):
-        parser.add_argument("--plain-http", action="store_true", help="the registry has no TLS")
-        parser.add_argument("--username", help="instead of what `docker login` keeps")
-        parser.add_argument("--password-stdin", action="store_true", help="read it from stdin")
-    inspect = _add(
-        image,
-        "inspect",
-        "image.command:inspect",
-        "tell kind, imports, exports, WASI, and whether this node can run it",
-    )
-    inspect.add_argument("file", metavar="FILE", help="a .wasm or an OCI archive")
-    inspect.add_argument("--json", action="store_true", help="for programs")
+    return build
 
 
 def _cache(commands: Commands) -> None:

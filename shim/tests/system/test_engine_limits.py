@@ -234,6 +234,35 @@ def test_perfmap_names_the_guests_functions(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "body",
+    [
+        "(tag $t) (func (throw $t))",
+        "(type $s (struct (field i32))) (func (drop (struct.new $s (i32.const 1))))",
+        "(type $f (func)) (func (param (ref $f)) (call_ref $f (local.get 0)))",
+        "(func $f (return_call $f))",
+        "(memory 1) (func (drop (i32.atomic.load (i32.const 0))))",
+        "(table 1 externref) (func (param externref) (table.set (i32.const 0) (local.get 0)))",
+    ],
+)
+def test_what_winch_cannot_take_is_an_error_not_a_death(body: str) -> None:
+    """So that the resolver can turn to Cranelift in the same process."""
+    module = make.wat(f"(module {body})")
+
+    def work(tier: str) -> Callable[[], int]:
+        def inside() -> int:
+            fd = os.memfd_create("code")
+            compile.compile_to(module, fd, Profile(tier=tier, parallel=False), bytes(32))
+            return 0
+
+        return inside
+
+    outcome = child(work("winch"))
+    assert outcome.code == 200
+    assert outcome.err.startswith(b"InvalidArgument: the wasm module is invalid: failed to ")
+    assert child(work("cranelift")).code == 0
+
+
+@pytest.mark.parametrize(
     ("memory", "seconds", "ends"),
     [
         (2 << 30, 1000, {0}),

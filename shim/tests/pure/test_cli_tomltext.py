@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import cli_fakes as fakes
@@ -57,6 +57,7 @@ def _literal(value: object) -> str:
     return tomltext.quote(value) if isinstance(value, str) else str(value)
 
 
+@settings(deadline=None)
 @given(
     keys=st.dictionaries(st.from_regex(r"[a-z]{1,6}", fullmatch=True), _scalars, max_size=5),
     imports=st.one_of(st.none(), st.lists(st.text("abc#]'\"\\/*.", max_size=6), max_size=4)),

@@ -4,13 +4,16 @@ PYTHON = build/venv/bin/python
 RUN = PYTHONPATH=shim:api:api/ttrpc:cri-tests $(PYTHON)
 RIG = $(RUN) -m rig
 
-.PHONY: help build test lint proto demo containerd-matrix critest soak bench e2e vm packages clean
+.PHONY: help build toolbox test lint proto demo containerd-matrix critest soak bench e2e vm packages clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
 
 build: ## a private virtual environment, build/bin/containerd-shim-copepod-v1 and build/bin/copepod
 	@.ci/prepare
+
+toolbox: ## build/guests/toolbox.wasm, the tools for images without any: wants Go >= 1.21
+	@python3 shim/guests/build.py
 
 test: build ## lint, types, unit and system tests, and a real containerd
 	@.ci/test

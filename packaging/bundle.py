@@ -167,7 +167,18 @@ def assemble(cache: Path, machine: str) -> tuple[dict[str, bytes], dict[str, byt
     ours = sources()
     if clash := tree.keys() & ours.keys():
         raise SystemExit(f"a wheel brings a file of ours: {sorted(clash)[0]}")
-    return {**tree, **ours}, licences
+    toolbox, theirs = guests()
+    return {**tree, **ours, **toolbox}, {**licences, **theirs}
+
+
+def guests() -> tuple[dict[str, bytes], dict[str, bytes]]:
+    """The toolbox, which is the same for all machines, and the licences of what is in it."""
+    subprocess.run([sys.executable, ROOT / "shim/guests/build.py"], check=True)
+    built = ROOT / "build/guests"
+    licences = {
+        f"toolbox/{path.name}": path.read_bytes() for path in (built / "licenses").iterdir()
+    }
+    return {"guests/toolbox.wasm": (built / "toolbox.wasm").read_bytes()}, licences
 
 
 def identity(tree: dict[str, bytes]) -> str:

@@ -37,6 +37,12 @@ class Config:
     compile_timeout_seconds: int = 300
     """How long the compiler may take for one module."""
 
+    toolbox_enabled: bool = True
+    """Whether exec finds the node's tools where an image has none of that name."""
+
+    toolbox_path: str = ""
+    """The toolbox's module; "" is guests/toolbox.wasm beside the package."""
+
     guest: Mapping[str, object] = field(default_factory=dict)
     """The [guest] table as it stands: `engine.limits.node` reads it."""
 
@@ -53,6 +59,7 @@ _TABLES = {
         "module_max_bytes": "module_max_bytes",
         "timeout_seconds": "compile_timeout_seconds",
     },
+    "toolbox": {"enabled": "toolbox_enabled", "path": "toolbox_path"},
 }
 
 
@@ -101,9 +108,9 @@ def _field(name: str, table: str, key: str) -> str:
 def _checked(name: str, shown: str, field: str, value: object) -> object:
     default = getattr(Config(), field)
     if type(value) is not type(default):
-        kind = "a string" if isinstance(default, str) else "a whole number"
+        kind = {str: "a string", bool: "true or false"}.get(type(default), "a whole number")
         raise errors.InvalidArgument(f"config {name}: {shown} must be {kind}, it is {value!r}")
-    if isinstance(value, int) and value <= 0:
+    if type(value) is int and value <= 0:
         raise errors.InvalidArgument(f"config {name}: {shown} must be above 0, it is {value}")
     if shown == "native" and value not in ("allow", "deny"):
         raise errors.InvalidArgument(f'config {name}: native must be "allow" or "deny"')

@@ -15,7 +15,7 @@ from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
 from copepod.linux import ns, pidfd
-from copepod.linux.path import O_PATH
+from copepod.linux.path import O_PATH, open_in_root
 
 if TYPE_CHECKING:
     from copepod.child.job import Context, Job
@@ -35,7 +35,11 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     env = main.environment(job, context.root)
     os.close(context.root)
     labels.prepare(context, executes=found.kind == "native")
-    _join(job)
+    if context.unseen:
+        for fd in context.hidden:
+            os.close(fd)
+        context.hidden = []
+    _join(job, job.join_flags & ~(ns.CLONE_NEWPID if context.unseen else 0))
     if context.hidden:
         # A view of its own, so that the container's other processes keep their /proc.
         _private_mounts()
@@ -43,7 +47,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     if context.hidden:
         hiding.cover(context.root, context.hidden, job.proc_mounts)
     context.null = own_null(context.root, context.null)
-    context.cwd = main.working_directory(context.root, job.program.cwd)
+    context.cwd = _working_directory(context.root, job.program.cwd)
     if job.terminal:
         _terminal(job, context)
     os.close(context.root)
@@ -51,7 +55,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     main.be_born(wire)
     main.take_session(job.terminal)
     main.check_access(job, found)
-    guest = main.link(job, code, env, engine)
+    guest = main.link(context, code, env, engine)
     wire.say("ready", main.kind_of(found))
     main.go(context, wire, found, guest, env)
 
@@ -66,16 +70,24 @@ def _root(job: Job) -> int:
         raise Step("open the container's root (has it ended?)", error) from None
 
 
-def _join(job: Job) -> None:
+def _join(job: Job, flags: int) -> None:
     try:
-        ns.setns(job.init_pidfd, job.join_flags)
+        ns.setns(job.init_pidfd, flags)
         os.close(job.init_pidfd)
-        if job.join_flags & ns.CLONE_NEWUSER:
+        if flags & ns.CLONE_NEWUSER:
             os.setgroups(())
             os.setresgid(0, 0, 0)
             os.setresuid(0, 0, 0)
     except OSError as error:
         raise Step("join the container's namespaces (has it ended?)", error) from None
+
+
+def _working_directory(root: int, path: str) -> int:
+    """Opens the cwd of a process that joins a container; nothing is made there."""
+    try:
+        return open_in_root(root, path or "/", O_PATH | os.O_DIRECTORY)
+    except OSError as error:
+        raise Step(f"working directory {path}", error) from None
 
 
 def _private_mounts() -> None:

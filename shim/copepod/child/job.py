@@ -18,7 +18,8 @@ class Context:
     what becomes 0, 1 and 2, all above 2 or -1; held: fds that the engine keeps;
     null: what stands for a stdio of -1;
     hidden: procfs mounts without processes; arguments: where the kernel has this process's;
-    labels: fds of security attributes and what is to be written to them.
+    labels: fds of security attributes and what is to be written to them;
+    toolbox: the node's own module runs; unseen: out of the container's pid namespace.
     """
 
     __slots__ = (
@@ -34,6 +35,8 @@ class Context:
         "slave",
         "sources",
         "stdio",
+        "toolbox",
+        "unseen",
     )
 
     def __init__(self, job: Job) -> None:
@@ -45,6 +48,7 @@ class Context:
         self.arguments = (0, 0)
         self.labels: list[tuple[int, str]] = []
         self.held: frozenset[int] = frozenset()
+        self.toolbox = self.unseen = False
 
 
 class Op(Protocol):

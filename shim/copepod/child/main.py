@@ -13,12 +13,11 @@ import termios
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from copepod import errors
-from copepod.child import dev, hiding, hooks, join, labels, pause, payload, privs, signals
+from copepod.child import dev, hiding, hooks, join, labels, pause, payload, privs, signals, toolbox
 from copepod.child.job import Context
 from copepod.child.privs import Step
 from copepod.child.wire import Wire
 from copepod.linux import fds, ns, prctl, seccomp
-from copepod.linux.path import O_PATH, open_in_root
 
 if TYPE_CHECKING:
     import socket
@@ -39,8 +38,9 @@ class Guest(Protocol):
 class Engine(Protocol):
     """The engine's room as the child needs it; the shim imported it before the fork."""
 
-    def load(self, fd: int, kind: str) -> object:
-        """Maps compiled code; raises LookupError if the file has to be made again."""
+    def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
+        """Maps compiled code; raises LookupError if the file has to be made again. `toolbox`: it
+        is the node's own, with settings of its own."""
 
     def link(self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str) -> Guest:
         """Resolves the imports; no code of the guest runs."""
@@ -143,7 +143,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     finish(context, wire)
     take_session(job.terminal)
     check_access(job, found)
-    guest = link(job, code, env, engine)
+    guest = link(context, code, env, engine)
     wire.say("ready", "sandbox" if found is None else kind_of(found))
     go(context, wire, found, guest, env)
 
@@ -192,10 +192,12 @@ def obtain(
     context.arguments = hiding.erase_start()
     context.hidden = hiding.instances(context.job.proc_mounts)
     for last in (False, True):
-        (kind, entry, *_), received = wire.hear("module")
+        (kind, entry, *own), received = wire.hear("module")
+        if own:
+            context.toolbox, context.unseen = True, toolbox.stays_unseen(context.job)
         before = _open_fds()
         try:
-            loaded = engine.load(received[0], kind)
+            loaded = engine.load(received[0], kind, toolbox=context.toolbox)
             # It keeps the file: the guest's memory starts as a private mapping of it.
             context.held = _open_fds() - before
             return loaded, found.entry or entry
@@ -281,13 +283,15 @@ def confine(job: Job, flags: int = 0) -> None:
 
 
 def link(
-    job: Job, code: tuple[object, str], env: tuple[str, ...], engine: Engine | None
+    context: Context, code: tuple[object, str], env: tuple[str, ...], engine: Engine | None
 ) -> Guest | None:
     """Makes a wasm guest ready to run; native and sandbox processes have nothing to link."""
     loaded, entry = code
     if loaded is None or engine is None:
         return None
-    program = job.program
+    program = context.job.program
+    if context.toolbox:
+        env = (*env, toolbox.environment(context.job))
     return engine.link(loaded, list(program.args), list(env), program.cwd, entry)
 
 
@@ -340,11 +344,3 @@ def _execve(job: Job, found: Payload, env: tuple[str, ...]) -> None:
         if error.errno == 2:
             text = "the file is there, so its interpreter or dynamic loader is not"
         raise Step(f"exec {found.path}", error, text) from None
-
-
-def working_directory(root: int, path: str) -> int:
-    """Opens the cwd of a process that joins a container; nothing is made there."""
-    try:
-        return open_in_root(root, path or "/", O_PATH | os.O_DIRECTORY)
-    except OSError as error:
-        raise Step(f"working directory {path}", error) from None

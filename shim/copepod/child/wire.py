@@ -9,7 +9,7 @@ child says                                  shim says
   hooks (the namespaces are there)            hooked
   console +fd (the terminal's master)
   found digest name entry +fd                 module kind entry +fd
-  missing name entry searched                 module kind entry +fd
+  missing name entry searched                 module kind entry [toolbox] +fd
   unusable text (that module is torn)         module kind entry +fd
   ready kind                                  go
   failed step errno path text                 (and the child is gone)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from copepod import errors, spec
 from copepod.container import cgroup, hooks, spawn
 from copepod.container.record import Record
+from copepod.container.resolver import Resolver
 from copepod.engine import limits
-from copepod.image import resolve as image
 from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from copepod.config import Config
     from copepod.container.cgroup_oom import OomWatch
     from copepod.container.cgroup_stats import V1Stats, V2Stats
-    from copepod.image import builder
     from copepod.log import Log
 
 SIGKILL = 9
@@ -161,7 +160,7 @@ async def _spawn(
         native_allowed=node.config.native_allowed,
         limits=knobs,
     )
-    resolver = Resolver(node, wanted, knobs, cgroup_fds)
+    resolver = Resolver(node.config, node.grpc_address, wanted, knobs, cgroup_fds)
     # An image without a layer of its own is mounted as a bind of an empty folder: its module can
     # only be a wasm layer, so containerd is asked for it while the child builds its walls.
     if not order.sandbox and [mount.type for mount in wanted.rootfs] == ["bind"]:
@@ -170,52 +169,6 @@ async def _spawn(
         return await spawn.create(order, resolver)
     finally:
         await resolver.drop()
-
-
-class Resolver:
-    """Turns what was found in the rootfs into compiled code, for one container."""
-
-    def __init__(
-        self, node: Node, wanted: Wanted, knobs: limits.Knobs, cgroup_fds: list[int]
-    ) -> None:
-        self._container: image.ForContainer = {
-            "container_id": wanted.id,
-            "namespace": wanted.namespace,
-            "grpc_address": node.grpc_address,
-            "containerd_root": containerd_root(wanted.bundle),
-            "config": node.config,
-            "cgroup_fds": cgroup_fds,
-            "knobs": knobs,
-        }
-        self._started: builder.Child | None = None
-
-    def start(self) -> None:
-        """Begins to look the image up, before it is known that this will be needed."""
-        self._started = image.start(**self._container)
-
-    async def __call__(self, found: spawn.Found) -> spawn.Module:
-        """Gives the code for `found`; see `image.resolve.module`."""
-        started, self._started = self._started, None
-        module = await image.module(found, **self._container, started=started)
-        return spawn.Module(module.fd, module.kind, module.entry)
-
-    async def drop(self) -> None:
-        """Ends the look-up that `start` began if nobody needed it."""
-        started, self._started = self._started, None
-        if started is not None:
-            await started.drop()
-
-
-def containerd_root(bundle: str) -> str:
-    """Gives containerd's root directory, which only the bundle's `work` link tells a shim.
-
-    The link is <root>/io.containerd.runtime.v2.task/<namespace>/<id>.
-    """
-    try:
-        work = os.readlink(f"{bundle}/work")
-    except OSError:
-        return "/var/lib/containerd"
-    return os.path.dirname(os.path.dirname(os.path.dirname(work.rstrip("/"))))
 
 
 class Container:
@@ -276,6 +229,8 @@ class Container:
         fds = self._cgroup.procs_fds(self.init.pid)
         # The sockets are the first guest's, and so is the export that it was told to call.
         knobs = replace(self._knobs, listen=(), entry=None)
+        # The pod's settings are for its own guests; its memory is what the toolbox has, too.
+        tools = limits.Knobs(memory=knobs.memory)
         try:
             order = spawn.ExecOrder(
                 id=self._wanted.id,
@@ -288,8 +243,11 @@ class Container:
                 cgroup_fds=fds,
                 native_allowed=self._node.config.native_allowed,
                 limits=knobs,
+                toolbox=tools,
             )
-            resolver = Resolver(self._node, self._wanted, knobs, fds)
+            resolver = Resolver(
+                self._node.config, self._node.grpc_address, self._wanted, knobs, fds, tools
+            )
             return await spawn.exec_(order, resolver)
         finally:
             for fd in fds:

@@ -50,14 +50,17 @@ class Guardian:
 class Engine:
     """The engine's room for the child: imported, and its library mapped, before the fork."""
 
-    def __init__(self, limits: Knobs | None) -> None:
+    def __init__(self, limits: Knobs | None, toolbox: Knobs | None = None) -> None:
         from copepod.engine import capi, run
         from copepod.engine.limits import Knobs
 
         capi.library()
         self._run, self._knobs = run, limits or Knobs()
+        self._toolbox = toolbox or Knobs()
 
-    def load(self, fd: int, kind: str) -> object:
+    def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
+        if toolbox:
+            self._knobs = self._toolbox
         try:
             return self._run.load(fd, kind, self._knobs.profile())
         except self._run.Unusable as error:

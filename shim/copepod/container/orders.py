@@ -42,7 +42,8 @@ class Order:
 @dataclass(frozen=True, slots=True)
 class ExecOrder:
     """A process that joins the container whose first process is `init`; `spec` is the
-    container's (for its namespaces and seccomp profile), the rest as in Order."""
+    container's (for its namespaces and seccomp profile), `toolbox` what stands in the place of
+    `limits` for the node's own tools, the rest as in Order."""
 
     id: str
     spec: Spec
@@ -54,6 +55,7 @@ class ExecOrder:
     cgroup_fds: list[int]
     native_allowed: bool = True
     limits: Knobs | None = None
+    toolbox: Knobs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,10 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`."""
+    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`. `toolbox`: it is not of
+    the image but the node's own."""
 
     fd: int
     kind: str
     entry: str | None = None
+    toolbox: bool = False

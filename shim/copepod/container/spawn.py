@@ -107,7 +107,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
 async def exec_(order: ExecOrder, resolve: Callable[[Found], Awaitable[Module]]) -> Process:
     """Makes a process that joins a running container; everything else as `create`."""
     job = exec_job(order)
-    return await _start(job, Engine(order.limits), order, resolve)
+    return await _start(job, Engine(order.limits, order.toolbox), order, resolve)
 
 
 async def _start(
@@ -216,7 +216,8 @@ class _Conversation:
         fd = os.dup(self._file) if self._file >= 0 else -1
         module = await self._resolve(replace(found, fd=fd))
         try:
-            self._talk.say("module", module.kind, module.entry or "", fds=(module.fd,))
+            own = ("toolbox",) if module.toolbox else ()
+            self._talk.say("module", module.kind, module.entry or "", *own, fds=(module.fd,))
         finally:
             os.close(module.fd)
 

@@ -10,7 +10,8 @@ import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
-from copepod.image import builder, lookup, worker
+from copepod import errors
+from copepod.image import builder, lookup, toolbox, worker
 from copepod.values import dataclass
 
 if TYPE_CHECKING:
@@ -48,6 +49,18 @@ class Module:
     fd: int
     kind: str
     entry: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A module of the node's own, as `Found` has it."""
+
+    kind: str
+    name: str
+    digest: str
+    fd: int
+    searched: str
+    stale: bool
 
 
 class ForContainer(TypedDict):
@@ -104,6 +117,24 @@ async def module(
         if found.fd >= 0:
             os.close(found.fd)
     return Module(fd, kind, entry)
+
+
+async def tool(found: Found, *, config: Config, knobs: Knobs) -> Module:
+    """Gives the toolbox's code for a missing command that `toolbox.has`.
+
+    It is the node's and not the container's, so it is compiled outside of the container's cgroup,
+    whose limit could be too small for it. Raises errors.NotFound where there is no toolbox.
+    """
+    try:
+        module = toolbox.open_(config)
+    except errors.NotFound as error:
+        raise errors.NotFound(f"{found.searched} does not exist, and {error}") from None
+    here = Stored("tool", found.name, module.digest, module.fd, "", found.stale)
+    try:
+        fd, kind = await _file(here, "toolbox", settings(config, (), knobs))
+    finally:
+        os.close(module.fd)
+    return Module(fd, kind, None)
 
 
 def start(

@@ -37,6 +37,8 @@ def test_values_are_taken() -> None:
         ("[cache]\nmax_bytes = 0", "cache.max_bytes must be above 0"),
         ("[cache]\nmax_bytes = true", "cache.max_bytes must be a whole number"),
         ("[cachee]\nx = 1", "unknown key cachee.x"),
+        ("[toolbox]\nenabled = 1", "toolbox.enabled must be true or false"),
+        ("[toolbox]\npath = true", "toolbox.path must be a string"),
         ("= 3", "not TOML"),
     ],
 )

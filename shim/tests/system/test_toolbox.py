@@ -1,0 +1,224 @@
+"""The toolbox as users meet it: an exec into a container whose image has no such command."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from copepod import errors
+from copepod.config import Config
+from copepod.container import spawn
+from copepod.container.resolver import Resolver
+from copepod.engine.limits import Knobs
+from copepod.image import toolbox
+from fakes import walls
+from fakes.walls import bind, cri, nothing_is_left  # noqa: F401
+
+pytestmark = [
+    *walls.needs,
+    pytest.mark.skipif(
+        not os.path.exists(toolbox.path(Config())),
+        reason="the toolbox is not built: `make toolbox`, which wants a Go of 1.21 or newer",
+    ),
+]
+
+# As in the scratch images that the toolbox is for: one static program and nothing else.
+ONLY = "/only"
+Inside = Callable[..., Awaitable[walls.Result]]
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Compiled once for all tests."""
+    return tmp_path_factory.mktemp("toolbox-cache")
+
+
+def within(
+    cache: Path,
+    scenario: Callable[[Inside, spawn.Process, walls.Bundle], Awaitable[Any]],
+    config: Config | None = None,
+    **changes: Any,
+) -> Any:
+    """Runs the scenario with a container that sleeps and has no command but busybox at /only."""
+
+    async def main() -> Any:
+        bundle = walls.Bundle(cri(f"{ONLY}/sleep", "1000", process__env=["A=b"], **changes))
+        bundle.spec["mounts"].append(bind(f"{walls.rootfs()}/bin", ONLY, "rbind", "ro"))
+        bundle.spec["mounts"].append(
+            {"destination": "/bin", "type": "tmpfs", "source": "tmpfs", "options": ["ro"]}
+        )
+        bundle.write()
+        order = bundle.order()
+        init = await spawn.create(order, walls.no_module)
+        await init.start()
+        node = config or Config(cache_dir=str(cache))
+
+        async def inside(*args: str, **more: Any) -> walls.Result:
+            resolver = Resolver(node, "/nowhere.sock", order, Knobs(), [], Knobs())
+            return await walls.joined(bundle, order, init, *args, resolve=resolver, **more)
+
+        try:
+            return await scenario(inside, init, bundle)
+        finally:
+            init.kill(signal.SIGKILL)
+            assert walls.ended(init) == 137
+            bundle.close()
+
+    return asyncio.run(main())
+
+
+def test_a_shell_and_its_tools(cache: Path) -> None:
+    script = """
+        set -e
+        mkdir -p /tmp/a/b; cd /tmp/a; echo one > f; cp f g; mv g b/h; cat f b/h | wc -l
+        tar cf /tmp/a.tar b; rm -r b; tar xf /tmp/a.tar; cat b/h
+        find . -type f | sort; ls; pwd; x=$(seq 3 | tail -n 1); echo "$x $A"
+        grep -c n f | while read n; do echo "n=$n"; done
+        id -u; hostname; uname -s
+        exit 7
+    """
+
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> walls.Result:
+        return await inside("sh", "-c", script)
+
+    found = within(cache, scenario)
+    lines = found.out.split("\n")
+    assert lines[:7] == ["2", "one", "./b/h", "./f", "b", "f", "/tmp/a"]
+    assert lines[7:] == ["3 b", "n=1", "0", "box", "Linux", ""]
+    assert found.code == 7
+
+
+def test_exit_codes_are_those_of_posix(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        for code, words in [
+            (0, ["true"]),
+            (1, ["false"]),
+            (1, ["test", "-d", "/nowhere"]),
+            (0, ["/bin/test", "-d", "/tmp"]),
+            (1, ["grep", "absent", "/etc/passwd"]),
+            (2, ["grep", "x", "/nowhere"]),
+            (1, ["cat", "/nowhere"]),
+            (2, ["ls", "--wrong"]),
+            (127, ["sh", "-c", "nowhere"]),
+            (126, ["sh", "-c", f"{ONLY}/busybox"]),
+            (127, ["env", "nowhere"]),
+            (2, ["sh", "-c", "if"]),
+        ]:
+            found = await inside(*words)
+            assert found.code == code, (words, found)
+
+    within(cache, scenario)
+
+
+def test_it_is_the_execs_user_in_its_directory(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        who = {"uid": 1000, "gid": 1000, "additionalGids": [5]}
+        found = await inside("id", user=who)
+        assert found.out == "uid=1000(app) gid=1000 groups=1000,5\n"
+        found = await inside("sh", "-c", "pwd; echo $A; env", cwd="/tmp", env=["A=z"], user=who)
+        assert found.out.split("\n")[:2] == ["/tmp", "z"]
+        assert "COPEPOD" not in found.out
+        found = await inside("sh", "-c", "echo x > /etc/passwd", user=who, capabilities=None)
+        assert (found.code, "ermission denied" in found.out) == (1, True)
+        await inside("touch", "/tmp/mine", user=who)
+        assert os.stat(f"{bundle.path}/upper/tmp/mine").st_uid == 1000
+
+    within(cache, scenario)
+
+
+def test_ps_shows_the_container_and_hides_the_engine(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        found = await inside("ps")
+        _, *lines = found.out.splitlines()
+        assert [line.split()[0] for line in lines] == ["1"]
+        assert lines[0].endswith(f"{ONLY}/sleep 1000")
+        found = await inside("ls", "/proc/self/")
+        assert found.code != 0
+        found = await inside("sh", "-c", "echo /proc/[0-9]*")
+        assert found.out == "/proc/1\n"
+        # One that may trace could reach other engines: it sees no process at all.
+        tracer = {name: ["CAP_SYS_PTRACE"] for name in ("bounding", "effective", "permitted")}
+        found = await inside("sh", "-c", "echo /proc/[0-9]*", capabilities=tracer)
+        assert found.out == "/proc/[0-9]*\n"
+
+    within(cache, scenario)
+
+
+def test_it_ends_with_its_container_and_by_signals(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        order = bundle.order()
+        wanted = walls.exec_order(bundle, order, init, ["sleep", "1000"], (-1, -1, -1))
+        resolver = Resolver(
+            Config(cache_dir=str(cache)), "/nowhere.sock", order, Knobs(), [], Knobs()
+        )
+        process = await spawn.exec_(wanted, resolver)
+        await process.start()
+        process.kill(signal.SIGTERM)
+        assert walls.ended(process) == 143
+
+    within(cache, scenario)
+
+
+def test_a_terminal_has_a_prompt_and_ctrl_d_ends_it(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> str:
+        order = bundle.order()
+        wanted = walls.exec_order(bundle, order, init, ["sh"], (-1, -1, -1), terminal=True)
+        resolver = Resolver(
+            Config(cache_dir=str(cache)), "/nowhere.sock", order, Knobs(), [], Knobs()
+        )
+        process = await spawn.exec_(wanted, resolver)
+        await process.start()
+        os.write(process.console, b"cd /tmp\necho w$((1+1))\nif true\nthen (\nexit 9\n)\nfi\n\x04")
+        out = walls.read_all(process.console)
+        os.close(process.console)
+        assert walls.ended(process) == 9
+        return out
+
+    out = within(cache, scenario)
+    assert "/ # " in out
+    assert "/tmp # " in out
+    assert "w2" in out
+
+
+def test_what_the_image_has_is_the_images(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        found = await inside("sh", "-c", "echo $0; cat /proc/self/comm", env=[f"PATH={ONLY}"])
+        assert found.out == "sh\ncat\n"  # busybox
+        for name in ("nowhere", "/opt/sh", "sh#main"):
+            with pytest.raises(errors.Error):
+                await inside(name)
+
+    within(cache, scenario)
+
+
+def test_it_can_be_switched_off_and_may_be_absent(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> str:
+        with pytest.raises(errors.Error) as caught:
+            await inside("sh")
+        return str(caught.value)
+
+    off = Config(cache_dir=str(cache), toolbox_enabled=False)
+    assert "toolbox" not in within(cache, scenario, off)
+    absent = Config(cache_dir=str(cache), toolbox_path="/nowhere/toolbox.wasm")
+    said = within(cache, scenario, absent)
+    assert "sh in $PATH" in said
+    assert "toolbox can't be used: /nowhere/toolbox.wasm" in said
+
+
+def test_the_list_of_names_is_the_binarys(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> str:
+        # Called by a name that it does not have, it reads the tool from its first argument.
+        name = toolbox.NAMES
+        toolbox.NAMES = name | {"toolbox"}
+        try:
+            return (await inside("toolbox", "--list")).out
+        finally:
+            toolbox.NAMES = name
+
+    assert set(within(cache, scenario).split()) == toolbox.NAMES

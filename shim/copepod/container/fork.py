@@ -93,7 +93,7 @@ def fork(job: Job, engine: Engine | None) -> Talk:
     finally:
         theirs.close()
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
-    return Talk(ours, pid)
+    return Talk(ours, pid, middle=is_middle(job))
 
 
 def _be_child(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
@@ -101,6 +101,11 @@ def _be_child(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
         main.run(job, sock, engine)
     finally:
         os._exit(main.FAILED)
+
+
+def is_middle(job: Job) -> bool:
+    """Whether the forked process makes another one that stays in its place."""
+    return job.kind == "exec" or job.namespaces.middle
 
 
 @contextmanager

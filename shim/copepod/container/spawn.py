@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from copepod import errors
 from copepod.child import cgroupfs, idmap
 from copepod.container import cgroup_mounts, hooks, plan, plan_mounts, plan_process, seccomp
-from copepod.container.fork import Engine, Guardian, fork
+from copepod.container.fork import Engine, Guardian, fork, is_middle
 from copepod.container.orders import ExecOrder, Found, Module, Order
 from copepod.linux import ns, pidfd
 from copepod.values import replace
@@ -116,7 +116,7 @@ async def _start(
     order: Order | ExecOrder,
     resolve: Callable[[Found], Awaitable[Module]],
 ) -> Process:
-    guardian = Guardian(job.kind == "exec" or job.namespaces.middle)
+    guardian = Guardian(is_middle(job))
     try:
         talk = fork(job, engine)
     except BaseException:

@@ -21,13 +21,16 @@ if TYPE_CHECKING:
 # Longer than anything but a hanging network file system; the kubelet's own limit is two minutes.
 DEADLINE = 110.0
 _DYING = 10.0
+_TRIES = 100
 
 
 class Talk:
     """A conversation with one child. Owns the socket and, until `steal`, the pidfd."""
 
-    def __init__(self, sock: socket.socket, pid: int) -> None:
+    def __init__(self, sock: socket.socket, pid: int, *, middle: bool) -> None:
+        """`middle`: it leads a process group and will make the process that stays."""
         sock.setblocking(False)
+        self._group = pid if middle else 0
         self._socket = sock
         self.pid = pid
         self.pidfd = pidfd.pidfd_open(pid)
@@ -99,8 +102,9 @@ class Talk:
 
     def follow(self, pid: int) -> None:
         """The child has made the process that stays and goes: talk to that one from now on."""
+        opened = pidfd.pidfd_open(pid)
         os.close(self.pidfd)
-        self.pid, self.pidfd = pid, pidfd.pidfd_open(pid)
+        self.pid, self.pidfd, self._group = pid, opened, 0
 
     async def reap(self) -> int:
         """Waits (bounded) for the end of the process and takes its status; -1 if unknown."""
@@ -117,14 +121,28 @@ class Talk:
             loop.remove_reader(self.pidfd)
 
     async def destroy(self) -> None:
-        """Ends the process, if it lives, and everything that was received from it."""
+        """Ends the process, if it lives, the one that it may just have made to stay in its place,
+        and everything that was received from it."""
+        await self._end()
         self.close()
+        if self._group:
+            await self._reap_born()
+        os.close(self.pidfd)
+
+    async def _end(self) -> None:
         try:
             pidfd.send_signal(self.pidfd, signal.SIGKILL)
         except ProcessLookupError:
             pass
         await self.reap()
-        os.close(self.pidfd)
+
+    async def _reap_born(self) -> None:
+        """The process in between may have made its child, which ends with the wire, and not told
+        of it. It is our child then, and still in the other's process group."""
+        for _ in range(_TRIES):
+            if pidfd.reap_group(self._group):
+                return
+            await asyncio.sleep(0.01)
 
     def close(self) -> None:
         """Ends the conversation; the process and its pidfd stay."""

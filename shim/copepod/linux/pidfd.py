@@ -28,3 +28,11 @@ def wait(pidfd: int) -> int | None:
     if result.si_code == os.CLD_EXITED:
         return result.si_status
     return 128 + result.si_status
+
+
+def reap_group(group: int) -> bool:
+    """Reaps a child in that process group that has ended; False if there is one that has not."""
+    try:
+        return os.waitid(os.P_PGID, group, os.WEXITED | os.WNOHANG) is not None
+    except ChildProcessError:
+        return True

@@ -178,3 +178,21 @@ def test_its_exit_is_ours_to_reap() -> None:
         assert walls.read(f"/proc/{me}/task/{me}/children").split() == [str(init.pid)]
 
     within(scenario)
+
+
+def test_a_request_that_is_given_up_at_any_moment_leaves_nothing() -> None:
+    """The census, too: above all the process that one in between has made, and not yet told of."""
+
+    async def scenario(inside: Inside, init: spawn.Process) -> None:
+        for step in range(24):
+            wanted = asyncio.ensure_future(inside("true"))
+            await asyncio.sleep(step * 0.002)
+            wanted.cancel()
+            try:
+                await wanted
+            except asyncio.CancelledError:
+                pass
+        me = os.getpid()
+        assert walls.read(f"/proc/{me}/task/{me}/children").split() == [str(init.pid)]
+
+    within(scenario)

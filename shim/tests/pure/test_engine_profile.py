@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+from pathlib import Path
 
 import pytest
 
@@ -53,7 +54,9 @@ def test_no_settings_make_the_engine_panic() -> None:
             for tier, names in itertools.product(("cranelift", "winch"), sets):
                 Profile(tier=tier, disabled=names).engine().close()
             for stack in (64 << 10, 64 << 20):
-                Profile(stack=stack, fuel=True, epoch=True, profiling="perfmap").engine().close()
+                Profile(stack=stack, fuel=True, epoch=True).engine().close()
+            Profile(profiling="perfmap").engine().close()
+            Path(f"/tmp/perf-{os.getpid()}.map").unlink(missing_ok=True)
             os._exit(0)
         finally:
             os._exit(1)

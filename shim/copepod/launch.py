@@ -128,16 +128,15 @@ def delete(flags: Flags) -> bytes:
     After an ordinary removal there is no state file, hence nothing to do: that path ends here.
     """
     bundle = flags.bundle or posix.getcwd()
+    # First of all: containerd ends this process when it takes more than five seconds.
+    _forget_dead_socket(bundle)
     try:
         posix.stat(f"{bundle}/{answers.STATE_FILE}")
     except FileNotFoundError:
-        _forget_dead_socket(bundle)
         return _gone()
     from copepod.task import cleanup
 
-    response = cleanup.delete(bundle, flags.id, flags.namespace)
-    _forget_dead_socket(bundle)
-    return response
+    return cleanup.delete(bundle, flags.id, flags.namespace)
 
 
 def _gone() -> bytes:

@@ -63,9 +63,18 @@ FILES = {
     "etc/hostname": "copepod-vm\n",
     "etc/fstab": f"LABEL={LABEL} /payload ext4 ro 0 2\n",
     "etc/crictl.yaml": _CRICTL,
-    "etc/cni/net.d/10-copepod.conflist": config.conflist("copepod0", "10.99.0.0/24"),
+    "etc/cni/net.d/10-copepod.conflist": config.conflist("pods0", "10.99.0.0/24"),
     "etc/systemd/system/copepod-vm.service": _UNIT,
 }
+# containerd's own limits are for real processors.
+CONTAINERD = """
+# An administrator's part: an emulated processor is slow.
+[timeouts]
+  "io.containerd.timeout.shim.cleanup" = "60s"
+  "io.containerd.timeout.shim.load" = "60s"
+  "io.containerd.timeout.shim.shutdown" = "60s"
+  "io.containerd.timeout.task.state" = "30s"
+"""
 # Whatever talks to the first serial line, waits for a network, or wakes up in between.
 MASKED = (
     "serial-getty@ttyS0.service",
@@ -107,7 +116,7 @@ def ensure() -> Disk:
     with (folder / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         tree = _cached(folder / f"tree-{_key(packages)}", _debian)
-        recipe = (packages, SIZE, FILES, MASKED)
+        recipe = (packages, SIZE, FILES, CONTAINERD, MASKED)
         home = _cached(folder / f"disk-{_key(recipe)}", lambda stage: _disk(tree, stage))
     return Disk(home, tree)
 
@@ -155,6 +164,9 @@ def furnish(tree: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     (tree / "payload").mkdir(exist_ok=True)
+    path = tree / "etc/containerd/config.toml"
+    text = path.read_text() if path.exists() else "version = 2\n"
+    path.write_text(text.partition(CONTAINERD)[0] + CONTAINERD)
     units = tree / "etc/systemd/system"
     for name in MASKED:
         (units / name).unlink(missing_ok=True)

@@ -66,8 +66,10 @@ def test_the_node_has_no_network_and_cannot_change_its_disks(tmp_path: Path) -> 
 
 
 def test_units_and_files_of_the_disk(tmp_path: Path) -> None:
+    (tmp_path / "etc/containerd").mkdir(parents=True)
     for _ in range(2):
         root.furnish(tmp_path)
+    assert (tmp_path / "etc/containerd/config.toml").read_text().count("[timeouts]") == 1
     units = tmp_path / "etc/systemd/system"
     assert (units / "apt-daily.timer").readlink() == Path("/dev/null")
     assert (units / "graphical.target.wants/copepod-vm.service").is_symlink()

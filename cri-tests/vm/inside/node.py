@@ -135,9 +135,10 @@ class Pod:
             "metadata": {"name": name, "namespace": "test", "uid": f"{name}-uid", "attempt": 1},
             "log_directory": str(self.logs),
             "hostname": name,
-            "linux": {"cgroup_parent": f"/kubepods.slice/kubepods-burstable.slice/{self.slice}"},
             **fields,
         }
+        parent = f"/kubepods.slice/kubepods-burstable.slice/{self.slice}"
+        body["linux"] = {"cgroup_parent": parent, **body.get("linux", {})}
         self.file = WORK / f"{name}.json"
         self.file.write_text(json.dumps(body))
         self.id = crictl("runp", "--runtime", self.handler, str(self.file)).out.strip()

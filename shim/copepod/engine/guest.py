@@ -28,13 +28,11 @@ _NUMBER = re.compile(r"^\s*(\d+: )?\s*")
 _CAUSE = re.compile(r"^(?!Caused by:).*\S")
 
 
-@dataclass(frozen=True, slots=True)
 class Loaded:
     """Mapped code and the engine that mapped it."""
 
-    engine: objects.Engine
-    module: objects.Module
-    profile: Profile
+    def __init__(self, engine: objects.Engine, module: objects.Module, profile: Profile) -> None:
+        self.engine, self.module, self.profile = engine, module, profile
 
     @property
     def kind(self) -> str:

@@ -129,6 +129,13 @@ class Module(Owned):
         function = getattr(capi.library(), f"{prefix}_deserialize_file")
         return cls(_made(function, engine.pointer, path.encode()), kind)
 
+    @classmethod
+    def deserialize(cls, engine: Engine, data: bytes, kind: str) -> Module:
+        """The same from bytes, which it copies."""
+        prefix = "wasmtime_module" if kind == "core" else "wasmtime_component"
+        function = getattr(capi.library(), f"{prefix}_deserialize")
+        return cls(_made(function, engine.pointer, data, len(data)), kind)
+
     @contextmanager
     def serialized(self) -> Iterator[memoryview]:
         """The compiled bytes, in the library's own buffer, freed at the end of the block."""

@@ -14,6 +14,7 @@ from copepod.engine.guest import ExitCode, Loaded, Options, Ready
 from copepod.engine.limits import Preopen
 from copepod.engine.preview1 import MODULE as _P1
 from copepod.engine.profile import Profile
+from copepod.engine.profiled import Unmade
 from copepod.values import replace
 
 __all__ = ["Loaded", "Options", "Ready", "Unusable", "link", "load"]
@@ -41,6 +42,9 @@ def load(fd: int, kind: str, profile: Profile) -> Loaded:
     profile = profile.at(trailer.tier)
     if trailer.key != profile.key():
         raise Unusable(f"the compiled file is for engine {trailer.key}, not {profile.key()}")
+    if profile.profiling != "none":
+        capi.library()
+        return Unmade(os.pread(fd, trailer.length, 0), kind, profile)
     engine = replace(profile, parallel=False).engine()
     try:
         module = objects.Module.deserialize_file(engine, f"/proc/self/fd/{fd}", kind)
@@ -67,6 +71,8 @@ def link(loaded: Loaded, options: Options) -> Ready:
 
     Raises errors.InvalidArgument naming what is missing.
     """
+    if isinstance(loaded, Unmade):
+        loaded = loaded.made()
     if loaded.kind == "component":
         return component.link(loaded, options)
     knobs = options.knobs

@@ -45,6 +45,7 @@ SIGNATURES = {
     "wasmtime_wat2wasm": "pszp",
     "wasmtime_module_new": "pppzp",
     "wasmtime_module_serialize": "ppp",
+    "wasmtime_module_deserialize": "pppzp",
     "wasmtime_module_deserialize_file": "ppsp",
     "wasmtime_module_imports": "vpp",
     "wasmtime_module_exports": "vpp",
@@ -86,6 +87,7 @@ SIGNATURES = {
     # components
     "wasmtime_component_new": "pppzp",
     "wasmtime_component_serialize": "ppp",
+    "wasmtime_component_deserialize": "pppzp",
     "wasmtime_component_deserialize_file": "ppsp",
     "wasmtime_component_delete": "vp",
     "wasmtime_component_type": "pp",

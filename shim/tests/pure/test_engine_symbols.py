@@ -62,7 +62,7 @@ def test_every_function_of_the_table_is_called_somewhere() -> None:
     built = {
         f"{prefix}_{end}"
         for prefix in ("wasmtime_module", "wasmtime_component")
-        for end in ("serialize", "deserialize_file", "delete", "imports", "exports")
+        for end in ("serialize", "deserialize", "deserialize_file", "delete", "imports", "exports")
     }
     built |= {
         f"{prefix}{side}{end}"

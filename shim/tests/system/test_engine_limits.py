@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from copepod.engine import compile, run
+from copepod.engine import compile
 from copepod.engine.limits import MIB, Knobs
 from copepod.engine.profile import Profile
 from enginekit import make
@@ -219,18 +219,41 @@ def test_core_dump(tmp_path: Path) -> None:
     assert outcome.err.startswith(b"InvalidArgument: a component can't be dumped")
 
 
-def test_perfmap_names_the_guests_functions(tmp_path: Path) -> None:
-    def work() -> int:
-        knobs = Knobs(profiling="perfmap")
-        fd = compiled(make.c("probe").read_bytes(), knobs.profile())
-        ready = run.link(run.load(fd, "core", knobs.profile()), run.Options(["x"], knobs=knobs))
-        path = f"/tmp/perf-{os.getpid()}.map"
-        with open(path) as file:
-            text = file.read()
-        os.unlink(path)
-        return ready.run() if "__original_main" in text else 1
+@pytest.mark.parametrize("kind", ["core", "component"])
+def test_profiles_lie_in_the_containers_root(tmp_path: Path, kind: str) -> None:
+    """Named after the process, whose functions perf then finds; nothing lies on the node."""
+    module = make.c("probe").read_bytes() if kind == "core" else make.text("exit")
+    args, code = (("exit", "42"), 42) if kind == "core" else ((), 42)
+    (tmp_path / "tmp").mkdir()
+    before = {path.name for path in [*Path("/tmp").glob("perf-*"), *Path().glob("jit-*")]}
 
-    assert child(work).code == 0
+    def leave() -> None:
+        os.chroot(tmp_path)
+        os.chdir("/")
+
+    for profiling in ("perfmap", "jitdump"):
+        outcome = guest(module, *args, knobs=Knobs(profiling=profiling), before=leave)
+        assert outcome == (code, b"", b"")
+    (names,) = (tmp_path / "tmp").glob("perf-*.map")
+    (dump,) = tmp_path.glob("jit-*.dump")
+    assert b"__original_main" in names.read_bytes() or kind == "component"
+    assert dump.read_bytes()[:4] == b"DTiJ"
+    after = {path.name for path in [*Path("/tmp").glob("perf-*"), *Path().glob("jit-*")]}
+    assert after == before
+
+
+@pytest.mark.parametrize("profiling", ["perfmap", "jitdump"])
+def test_a_profile_that_cannot_be_written_is_refused(tmp_path: Path, profiling: str) -> None:
+    def leave() -> None:
+        os.chroot(tmp_path)
+        os.chdir("/")
+        os.setresuid(65534, 65534, 65534)
+
+    tmp_path.chmod(0o755)
+    outcome = guest(make.c("probe"), knobs=Knobs(profiling=profiling), before=leave)
+    assert outcome.code == 200
+    assert outcome.err.startswith(b"InvalidArgument: copepod.dev/profiling: /")
+    assert b"can't be written in the container: " in outcome.err
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ Nothing here is faked but containerd: the kernel, the mounts and the processes a
 from __future__ import annotations
 
 import asyncio
+import atexit
 import json
 import os
 import select
@@ -49,8 +50,10 @@ needs = [
 
 @cache
 def rootfs() -> str:
-    """Gives a directory with busybox and a few files, made once in a test run."""
+    """Gives a directory with busybox and a few files, made once in a test run and removed at its
+    end; a fork leaves by os._exit and removes nothing."""
     root = Path(tempfile.mkdtemp(prefix=f"copepod-{os.getpid()}-root-"))
+    atexit.register(shutil.rmtree, root, ignore_errors=True)
     for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "root", "var", "home/app"):
         (root / name).mkdir(parents=True)
     shutil.copy(BUSYBOX, root / "bin/busybox")

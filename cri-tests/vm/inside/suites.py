@@ -40,8 +40,3 @@ def version_2() -> str:
 @check("the shim's tests of systemd's scopes, on systems within this one")
 def scopes() -> str:
     return pytest("test_cgroup_systemd.py")
-
-
-@check("the shim's tests of entering a group without waiting")
-def warm() -> str:
-    return pytest("test_cgroup_warm.py")

@@ -64,8 +64,12 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     record = Record(wanted.bundle)
     async with AsyncExitStack() as undo:
         undo.callback(record.forget)
-        group = await _make_cgroup(loaded, wanted, record, undo)
-        netns = await _make_netns(loaded, wanted, record, undo)
+        # A network namespace is made by a child of ours: the cgroup meanwhile.
+        making = asyncio.ensure_future(_make_netns(loaded, wanted, record, undo))
+        try:
+            group = await _make_cgroup(loaded, wanted, record, undo)
+        finally:
+            netns = await making
         fds = group.procs_fds()
         try:
             process = await _spawn(node, wanted, loaded, knobs, stdio, fds, netns)
@@ -100,10 +104,11 @@ async def _make_cgroup(
     loaded: spec.Spec, wanted: Wanted, record: Record, undo: AsyncExitStack
 ) -> cgroup.Cgroup:
     group = cgroup.make(loaded, wanted.id)
-    record.cgroups = group.paths
-    record.write()
     await group.create()
     undo.push_async_callback(group.remove)
+    # Not before: a group that is refused because others are in it is not to be killed as ours.
+    record.cgroups = group.paths
+    record.write()
     return group
 
 

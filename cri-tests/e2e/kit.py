@@ -87,9 +87,9 @@ class Kube:
         self.wait(f"pod/{pod}", "condition=Ready")
 
     def status(self, pod: str, container: str = "main") -> Object:
-        """A container's status."""
+        """A container's status; its state is empty while there is no container."""
         found: list[Object] = self.get("pod", pod)["status"].get("containerStatuses", [])
-        return next((one for one in found if one["name"] == container), {})
+        return next((one for one in found if one["name"] == container), {"state": {}})
 
     def ended(self, pod: str, container: str = "main") -> Object:
         """How a container ended: exitCode, reason, message."""
@@ -97,8 +97,8 @@ class Kube:
         return state
 
     def log(self, pod: str, *words: str) -> str:
-        """`kubectl logs`."""
-        return self.kubectl("logs", pod, *words).out
+        """`kubectl logs`; empty while there is no container."""
+        return self.kubectl("logs", pod, *words, check=False).out
 
     def wait_log(self, pod: str, text: str) -> str:
         """Waits until the log holds `text`; gives the log."""

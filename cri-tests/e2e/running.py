@@ -16,8 +16,7 @@ def exec_probe(kube: Kube) -> str:
     alive = {"exec": {"command": [images.MODULE, "exit", "0"]}, **FAST, "failureThreshold": 3}
     probes: Object = {"readinessProbe": ready, "livenessProbe": alive}
     kube.apply(pod("probed", container("sleep", "600", image=SHELL, **probes)))
-    running = "jsonpath={.status.containerStatuses[0].started}=true"
-    kube.wait("pod/probed", running)
+    kube.until("the start", lambda: kube.status("probed").get("started"))
     assert not kube.status("probed")["ready"]
     kube.exec("probed", "touch", "/tmp/ready")
     kube.ready("probed")
@@ -107,7 +106,7 @@ def graceful_end(kube: Kube) -> str:
     kube.kubectl("delete", "pod", "end", "--wait=false")
     names = ("server", "spin")
     try:
-        kube.until("both ends", lambda: all("terminated" in _state(kube, name) for name in names))
+        kube.until("both ends", lambda: all(_ended(kube, "end", name) for name in names))
         took = time.monotonic() - began
         codes = [kube.ended("end", name)["exitCode"] for name in names]
     finally:
@@ -119,9 +118,8 @@ def graceful_end(kube: Kube) -> str:
     return f"exit codes {codes}, seen after {took:.1f} s"
 
 
-def _state(kube: Kube, name: str) -> Object:
-    state: Object = kube.status("end", name).get("state", {})
-    return state
+def _ended(kube: Kube, name: str, container: str) -> bool:
+    return "terminated" in kube.status(name, container)["state"]
 
 
 def out_of_memory(kube: Kube) -> str:
@@ -129,7 +127,7 @@ def out_of_memory(kube: Kube) -> str:
     limits: Object = {"resources": {"limits": {"memory": "64Mi"}}}
     hungry = native("exec tail /dev/zero", name="hungry", **limits)
     kube.apply(pod("memory", container("sleep", "600", **limits), hungry))
-    kube.until("the end of one", lambda: "terminated" in kube.status("memory", "hungry")["state"])
+    kube.until("the end of one", lambda: _ended(kube, "memory", "hungry"))
     ended = kube.ended("memory", "hungry")
     assert (ended["reason"], ended["exitCode"]) == ("OOMKilled", 137), ended
     assert "running" in kube.status("memory")["state"]

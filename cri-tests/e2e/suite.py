@@ -63,6 +63,8 @@ def run_rows(cluster: Cluster, focus: str) -> Iterator[Result]:
 
     def nothing_left() -> str:
         leaks.settled(cluster.node, before, COLLECTION)
+        pods = list((cluster.cell.home / "var" / "lib" / "kubelet" / "pods").glob("*"))
+        assert not pods, f"the kubelet still has {pods}"
         return "no process, mount, cgroup, network namespace, socket or file"
 
     yield _attempt("all is deleted and nothing is left", nothing_left)

@@ -109,8 +109,7 @@ class Cluster:
         self._run("kube-controller-manager", *self._controllers())
         self._run("kube-scheduler", *self._common("kube-scheduler"), "--leader-elect=false")
         self._kubelet()
-        ready = ("wait", "--for=condition=Ready", f"node/{self.name}", "--timeout=5s")
-        self._ready("the node", lambda: self._answers(*ready))
+        self._ready("the node", self._node_is_ready)
 
     def _cgroups(self) -> None:
         """The group below which all pods run, in every hierarchy; the kubelet makes none."""
@@ -147,7 +146,7 @@ class Cluster:
             f"--kubelet-client-key={files.key('kubelet-client')}",
             "--kubelet-preferred-address-types=InternalIP",
             "--service-account-issuer=https://kubernetes.default.svc",
-            f"--service-account-key-file={files.key('service-account')}",
+            f"--service-account-key-file={files.crt('service-account')}",
             f"--service-account-signing-key-file={files.key('service-account')}",
         ]
 
@@ -156,6 +155,7 @@ class Cluster:
         return [
             *self._common("kube-controller-manager"),
             "--leader-elect=false",
+            "--use-service-account-credentials",
             f"--root-ca-file={files.crt('ca')}",
             f"--service-account-private-key-file={files.key('service-account')}",
         ]
@@ -178,6 +178,14 @@ class Cluster:
         argv = self.cell.inside([*before, self._programs / program, *flags])
         env = {"CELL": str(self.cell.home), "PATH": f"{os.environ['PATH']}:/usr/sbin:/sbin"}
         self._daemons[program] = Daemon(argv, self.cell.home / f"{program}.log", env=env)
+
+    def _node_is_ready(self) -> bool:
+        """It says so, and the controllers have taken their mark of a new node away."""
+        for node in self.get("nodes")["items"]:
+            conditions = node["status"].get("conditions", [])
+            ready = {one["type"]: one["status"] for one in conditions}.get("Ready")
+            return ready == "True" and not node["spec"].get("taints")
+        return False
 
     def _answers(self, *words: str) -> bool:
         return self.kubectl(*words, check=False).code == 0

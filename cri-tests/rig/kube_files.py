@@ -61,7 +61,7 @@ def make(files: Files, *, socket: Path, cgroup: str) -> None:
     debian.need_command("openssl", "openssl")
     files.folder.mkdir(mode=0o700)
     _certificate(files, "ca", ("copepod-e2e", ""))
-    _key(files.key("service-account"))
+    _certificate(files, "service-account", ("service-account", ""))
     names = f"IP:{files.address},IP:{SERVICE_ADDRESS},IP:127.0.0.1,DNS:kubernetes.default.svc"
     _certificate(files, "kube-apiserver", ("kube-apiserver", ""), names)
     _certificate(files, "kubelet-server", (files.name, ""), f"IP:{files.address}")

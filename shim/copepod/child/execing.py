@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import hiding, labels, main, privs
+from copepod.child import hiding, labels, main, privs, toolbox
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
@@ -35,10 +35,6 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     env = main.environment(job, context.root)
     os.close(context.root)
     labels.prepare(context, executes=found.kind == "native")
-    if context.unseen:
-        for fd in context.hidden:
-            os.close(fd)
-        context.hidden = []
     _join(job, job.join_flags & ~(ns.CLONE_NEWPID if context.unseen else 0))
     if context.hidden:
         # A view of its own, so that the container's other processes keep their /proc.
@@ -54,6 +50,8 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     main.finish(context, wire)
     main.be_born(wire)
     main.take_session(job.terminal)
+    if context.toolbox and job.terminal:
+        toolbox.keep_ctrl_d(0)
     main.check_access(job, found)
     guest = main.link(context, code, env, engine)
     wire.say("ready", main.kind_of(found))

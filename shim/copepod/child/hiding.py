@@ -27,18 +27,22 @@ if TYPE_CHECKING:
 _ARG_START = 48 - 3  # fields of proc_pid_stat(5), counted from the one behind the name
 
 
-def instances(wanted: Sequence[ProcMount]) -> list[int]:
+def instances(wanted: Sequence[ProcMount], pidfd: int = -1) -> list[int]:
     """Gives a detached procfs without processes for each mount; the node's /proc has to be there.
 
     A procfs shows the pid namespace of who makes it, so a child is born into a new one, makes
-    them, hands them over, and with it the namespace ends.
+    them, hands them over, and with it the namespace ends. With `pidfd` it is born into the one of
+    that process, which the procfs then shows.
     """
     if not wanted:
         return []
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     own = ns.own("pid")
     try:
-        ns.unshare(ns.CLONE_NEWPID)
+        if pidfd >= 0:
+            ns.setns(pidfd, ns.CLONE_NEWPID)
+        else:
+            ns.unshare(ns.CLONE_NEWPID)
         pid = os.fork()
         if pid == 0:
             _make(theirs, wanted)

@@ -196,7 +196,7 @@ def obtain(
     for last in (False, True):
         (kind, entry, *own), received = wire.hear("module")
         if own:
-            context.toolbox, context.unseen = True, toolbox.stays_unseen(context.job)
+            toolbox.admit(context)
         before = _open_fds()
         try:
             loaded = engine.load(received[0], kind, toolbox=context.toolbox)

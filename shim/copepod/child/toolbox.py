@@ -7,12 +7,14 @@ could reach the engine that holds it stays out of its sight.
 from __future__ import annotations
 
 import os
+import termios
 from typing import TYPE_CHECKING
 
+from copepod.child import hiding
 from copepod.linux import ns
 
 if TYPE_CHECKING:
-    from copepod.child.job import Job
+    from copepod.child.job import Context, Job
 
 # WASI has no calls for these: one "name value" in each line. The program takes it out of its
 # environment again before anything can look.
@@ -30,6 +32,29 @@ def stays_unseen(job: Job) -> bool:
     who = job.program.identity
     has = who.bounding | who.effective | who.permitted | who.inheritable | who.ambient
     return bool(job.join_flags & ns.CLONE_NEWPID) and not has & _SYS_PTRACE
+
+
+def admit(context: Context) -> None:
+    """Gives it the container's processes in /proc, where none of them sees it; once."""
+    if context.toolbox:
+        return
+    context.toolbox, context.unseen = True, stays_unseen(context.job)
+    if context.unseen:
+        for fd in context.hidden:
+            os.close(fd)
+        context.hidden = hiding.instances(context.job.proc_mounts, context.job.init_pidfd)
+
+
+def keep_ctrl_d(terminal: int) -> None:
+    """Has the terminal deliver Ctrl-D as a character that ends a line (termios(3)).
+
+    The engine takes an end of file for the end of stdin for ever: after a `cat` that was ended so,
+    the shell could read no more. The program reads the character as what it stands for.
+    """
+    modes = termios.tcgetattr(terminal)
+    control = modes[6]
+    control[termios.VEOL], control[termios.VEOF] = control[termios.VEOF], b"\0"
+    termios.tcsetattr(terminal, termios.TCSANOW, modes)
 
 
 def environment(job: Job) -> str:

@@ -16,6 +16,7 @@ from copepod.child import cgroupfs, idmap
 from copepod.container import cgroup_mounts, hooks, plan, plan_mounts, plan_process, seccomp
 from copepod.container.fork import Engine, Guardian, fork, is_middle
 from copepod.container.orders import ExecOrder, Found, Module, Order
+from copepod.linux import mount as m
 from copepod.linux import ns, pidfd
 from copepod.values import replace
 
@@ -139,7 +140,11 @@ def exec_job(order: ExecOrder) -> Job:
         bundle=order.bundle,
         namespaces=Namespaces(),
         program=plan_process.program(order.process, order.id, spec.linux, joins=True),
-        proc_mounts=plan_mounts.procfs(spec),
+        # What covers /proc for a guest covers the masks and the read-only paths, too.
+        proc_mounts=tuple(
+            replace(one, attributes=one.attributes | m.MOUNT_ATTR_RDONLY)
+            for one in plan_mounts.procfs(spec)
+        ),
         terminal=order.terminal,
         native_allowed=order.native_allowed,
         filter=filter_,

@@ -80,7 +80,7 @@ func main() {
 		dir = "/"
 	}
 	c := &call{
-		ctx: context.Background(), args: args, in: os.Stdin, out: os.Stdout, err: os.Stderr,
+		ctx: context.Background(), args: args, in: stdin(), out: os.Stdout, err: os.Stderr,
 		dir: dir, environ: os.Environ(),
 	}
 	os.Exit(run(c))

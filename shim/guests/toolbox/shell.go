@@ -66,7 +66,7 @@ func sh(c *call) int {
 		}
 		defer script.Close()
 		return runText(c, runner, script, file)
-	case *interactive || host.terminal && c.in == io.Reader(os.Stdin):
+	case *interactive || isTerminal(c.in):
 		return prompt(c, runner)
 	}
 	return converse(c, runner, func(bool) {})
@@ -147,13 +147,17 @@ func prompt(c *call, runner *interp.Runner) int {
 	if host.uid == "0" {
 		mark = "# "
 	}
-	return converse(c, runner, func(more bool) {
+	status := converse(c, runner, func(more bool) {
 		if more {
 			fmt.Fprint(c.err, "> ")
 		} else {
 			fmt.Fprint(c.err, runner.Dir, " ", mark)
 		}
 	})
+	if !runner.Exited() {
+		fmt.Fprintln(c.err) // behind the prompt, where Ctrl-D was pressed
+	}
+	return status
 }
 
 // converse runs each command when its line is complete: what follows on stdin is the command's to

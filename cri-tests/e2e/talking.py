@@ -18,9 +18,10 @@ def logs(kube: Kube) -> str:
         first = int(following.out.split()[1])
         following.expect(f"line {first + 6}\n")
     kube.until("a restart", lambda: kube.status("logs", "failing").get("restartCount", 0) > 0)
-    said = kube.log("logs", "-c", "failing", "--previous")
-    assert "guest: /nowhere: No such file or directory" in said, said
-    return f"followed from line {first}; before: {said.strip()}"
+    said = "guest: /nowhere: No such file or directory"
+    before = ("-c", "failing", "--previous")
+    kube.until("the log of the container before", lambda: said in kube.log("logs", *before))
+    return f"followed from line {first}; before: {said}"
 
 
 def execute(kube: Kube) -> str:

@@ -22,7 +22,7 @@ NEWER = "99.0.0"
 SIZE = "512M"
 BUILD_TIMEOUT = 900.0
 # What pytest consists of; all of it is Python, so that any interpreter takes it.
-PYTEST = ("_pytest", "pytest", "pluggy", "iniconfig", "packaging", "pygments")
+PYTEST = ("_pytest", "pytest", "py.py", "pluggy", "iniconfig", "packaging", "pygments")
 PACKAGED = ("shim/copepod", "api/copepod_api", "api/ttrpc/ttrpc", "packaging", "docs/man")
 TESTED = ("shim/copepod", "shim/tests", "api/copepod_api", "api/ttrpc/ttrpc", "pyproject.toml")
 
@@ -43,10 +43,13 @@ def make(home: Path, image: Path) -> None:
     )
     copy_tracked(TESTED, tree / "checkout")
     site = Path(_purelib())
-    for name in PYTEST:
-        shutil.copytree(site / name, tree / "site" / name, ignore=shutil.ignore_patterns("*.pyc"))
-    for info in site.glob("pytest-*.dist-info"):
-        shutil.copytree(info, tree / "site" / info.name)
+    (tree / "site").mkdir()
+    for source in (*(site / name for name in PYTEST), *site.glob("pytest-*.dist-info")):
+        if source.is_dir():
+            ignore = shutil.ignore_patterns("*.pyc")
+            shutil.copytree(source, tree / "site" / source.name, ignore=ignore)
+        else:
+            shutil.copy2(source, tree / "site" / source.name)
     root.disk(tree, image, SIZE, root.LABEL)
     shutil.rmtree(tree)
 

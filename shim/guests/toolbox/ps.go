@@ -1,0 +1,99 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"path"
+	"sort"
+	"strconv"
+	"strings"
+)
+
+type process struct {
+	pid, parent        int
+	state, name, owner string
+	ticks, kilobytes   int64
+}
+
+// ps shows what /proc shows: the container's processes, without this one.
+func ps(c *call) int {
+	set := c.flags()
+	set.BoolP("all", "e", false, "ignored: all are shown")
+	set.BoolP("any", "A", false, "ignored: all are shown")
+	set.BoolP("full", "f", false, "ignored")
+	set.BoolP("long", "l", false, "ignored")
+	set.BoolP("wide", "w", false, "ignored")
+	set.StringP("format", "o", "", "ignored")
+	c.parse(set)
+	names, err := os.ReadDir("/proc")
+	if err != nil {
+		c.failed("/proc", err)
+		return c.status
+	}
+	var found []process
+	for _, one := range names {
+		pid, err := strconv.Atoi(one.Name())
+		if err != nil {
+			continue
+		}
+		if read, ok := readProcess(pid); ok {
+			found = append(found, read)
+		}
+	}
+	if len(found) == 0 {
+		c.say("/proc shows no processes here")
+		return c.status
+	}
+	sort.Slice(found, func(a, b int) bool { return found[a].pid < found[b].pid })
+	fmt.Fprintf(c.out, "%5s %5s %-8s %s %8s %8s %s\n", "PID", "PPID", "USER", "S", "RSS", "TIME", "COMMAND")
+	for _, one := range found {
+		seconds := one.ticks / 100
+		fmt.Fprintf(c.out, "%5d %5d %-8s %s %7dk %5d:%02d %s\n",
+			one.pid, one.parent, one.owner, one.state, one.kilobytes, seconds/60, seconds%60, one.name)
+	}
+	return c.status
+}
+
+// readProcess reads /proc/<pid>/stat, status and cmdline: proc(5).
+func readProcess(pid int) (process, bool) {
+	found := process{pid: pid}
+	folder := path.Join("/proc", strconv.Itoa(pid))
+	stat, err := os.ReadFile(folder + "/stat")
+	if err != nil {
+		return found, false
+	}
+	text := string(stat)
+	open, shut := strings.IndexByte(text, '('), strings.LastIndexByte(text, ')')
+	if open < 0 || shut < open {
+		return found, false
+	}
+	fields := strings.Fields(text[shut+1:])
+	if len(fields) < 22 {
+		return found, false
+	}
+	found.state = fields[0]
+	found.parent, _ = strconv.Atoi(fields[1])
+	for _, ticks := range fields[11:13] { // utime, stime
+		number, _ := strconv.ParseInt(ticks, 10, 64)
+		found.ticks += number
+	}
+	status, _ := os.ReadFile(folder + "/status")
+	for _, line := range strings.Split(string(status), "\n") {
+		words := strings.Fields(line)
+		switch {
+		case len(words) > 1 && words[0] == "VmRSS:":
+			found.kilobytes, _ = strconv.ParseInt(words[1], 10, 64)
+		case len(words) > 1 && words[0] == "Uid:":
+			found.owner = words[1]
+			if known := entry("/etc/passwd", words[1]); known != "" {
+				found.owner = known
+			}
+		}
+	}
+	line, _ := os.ReadFile(folder + "/cmdline")
+	found.name = strings.TrimSpace(strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "))
+	if found.name == "" {
+		found.name = "[" + text[open+1:shut] + "]"
+	}
+	return found, true
+}

@@ -95,9 +95,9 @@ def parallel_job(kube: Kube) -> str:
 
 def scheduling(kube: Kube) -> str:
     """node selector, toleration and overhead through the RuntimeClass"""
-    node, taint = f"node/{kube.cluster.name}", "copepod.test/wasm=only:NoSchedule"
-    kube.kubectl("label", node, "copepod.test/wasm=yes")
-    kube.kubectl("taint", node, taint)
+    node, taint = ("node", kube.cluster.name), "copepod.test/wasm=only:NoSchedule"
+    kube.kubectl("label", *node, "copepod.test/wasm=yes")
+    kube.kubectl("taint", *node, taint)
     classes = [_class("e2e-here", "yes"), _class("e2e-elsewhere", "no")]
     pods = {"here": "e2e-here", "elsewhere": "e2e-elsewhere", "plain": "copepod"}
     try:
@@ -109,8 +109,8 @@ def scheduling(kube: Kube) -> str:
         reasons = {name: _why_not(kube, name) for name in ("elsewhere", "plain")}
         spec = kube.get("pod", "here")["spec"]
     finally:
-        kube.kubectl("taint", node, f"{taint}-")
-        kube.kubectl("label", node, "copepod.test/wasm-")
+        kube.kubectl("taint", *node, f"{taint}-")
+        kube.kubectl("label", *node, "copepod.test/wasm-")
         for one in classes:
             kube.kubectl("delete", "runtimeclass", one["metadata"]["name"], "--ignore-not-found")
     assert "node affinity/selector" in reasons["elsewhere"], reasons

@@ -110,6 +110,11 @@ class Cluster:
         self._run("kube-scheduler", *self._common("kube-scheduler"), "--leader-elect=false")
         self._kubelet()
         self._ready("the node", self._node_is_ready)
+        # The kubelet makes its groups for classes of pods in the hierarchies that it limits; in
+        # the others every runtime leaves them behind with its first pod, and so they are there.
+        for top in CGROUPS.glob(f"*/{self.name}"):
+            for name in ("burstable", "besteffort"):
+                (top / "kubepods" / name).mkdir(parents=True, exist_ok=True)
 
     def _cgroups(self) -> None:
         """The group below which all pods run, in every hierarchy; the kubelet makes none."""

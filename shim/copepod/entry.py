@@ -23,6 +23,9 @@ FOREIGN_ENVIRONMENT = (
     b"WATCHDOG_PID",
 )
 LISTENER = 3
+# How `given` crosses an execve: one variable, whose words no path or name of ours holds.
+GIVEN = b"COPEPOD_SHIM"
+SEPARATOR = "\x1f"
 
 
 def become_shim(listener: int, given: dict[str, str]) -> NoReturn:
@@ -31,18 +34,59 @@ def become_shim(listener: int, given: dict[str, str]) -> NoReturn:
     `given` is what `start` learnt: address, ttrpc_address, namespace, id, bundle, socket, config,
     debug.
     """
-    code = 1
     try:
         _detach(listener, given["bundle"])
-        _import_asyncio()
-        from copepod import serve
-
-        serve.serve(LISTENER, given)
-        code = 0
+        _protect(given)
+        _serve(given)
     except BaseException as error:
         _report(error)
     finally:
-        posix._exit(code)
+        posix._exit(1)
+
+
+def resume() -> NoReturn:
+    """Goes on where `_protect` left off, in the program that it executed."""
+    try:
+        words = posix.environ.pop(GIVEN).decode().split(SEPARATOR)
+        posix.set_inheritable(LISTENER, False)
+        _write_proc("comm", b"copepod-shim")
+        _serve(dict(zip(words[::2], words[1::2], strict=True)))
+    except BaseException as error:
+        _report(error)
+    finally:
+        posix._exit(1)
+
+
+def _serve(given: dict[str, str]) -> NoReturn:
+    _import_asyncio()
+    from copepod import serve
+
+    serve.serve(LISTENER, given)
+    posix._exit(0)
+
+
+def _protect(given: dict[str, str]) -> None:
+    """Executes this program again from where no container can write to it (CVE-2019-5736).
+
+    A shim that the zygote forked is there already; else it costs one start of the interpreter.
+    """
+    import sys
+
+    from copepod.linux import selfexe
+
+    if selfexe.is_protected():
+        return
+    # The interpreter's own words, then what `ps` should show.
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    words += ["-namespace", given["namespace"], "-id", given["id"], "-address", given["address"]]
+    text = SEPARATOR.join(word for pair in given.items() for word in pair)
+    posix.set_inheritable(LISTENER, True)
+    try:
+        selfexe.execute_protected([*words, "shim"], posix.environ | {GIVEN: text.encode()})
+    except OSError as error:
+        # Kernels before 5.12 have no mount_setattr(2); such a node is no worse off than before.
+        posix.set_inheritable(LISTENER, False)
+        posix.write(2, f"copepod shim: not protected from its containers: {error}\n".encode())
 
 
 def _import_asyncio() -> None:

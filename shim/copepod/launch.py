@@ -114,6 +114,10 @@ def _run(flags: Flags) -> int:
     if flags.action == "delete":
         _write(1, delete(flags))
         return 0
+    if flags.action == "shim":
+        from copepod import entry
+
+        entry.resume()
     if flags.action == "zygote":
         from copepod.zygote import server
 

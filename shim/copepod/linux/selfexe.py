@@ -10,9 +10,13 @@ no file from the node's own root.
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING, Any
 
 from copepod.linux import libc
 from copepod.linux import mount as m
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _ATTRS = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NODEV
 
@@ -22,7 +26,7 @@ def is_protected() -> bool:
     return bool(os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY)
 
 
-def execute_protected(argv: list[str], env: dict[str, str]) -> None:
+def execute_protected(argv: list[str], env: Mapping[Any, Any]) -> None:
     """Runs this process's program again, from such a mount; returns only by an OSError.
 
     `argv[0]` should be the interpreter's path: that is what it finds its library by. Costs one

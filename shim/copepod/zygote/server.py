@@ -17,6 +17,7 @@ import sys
 from typing import NoReturn
 
 from copepod import entry
+from copepod.linux import selfexe
 from copepod.zygote import client, preload
 
 REQUEST_MAX = 65536
@@ -29,6 +30,7 @@ NEEDED = frozenset(
 
 def main(path: str) -> NoReturn:
     """Serves on systemd's socket if it gave one, else on `path`; ends at SIGTERM."""
+    _protect()
     listener = _listen(path)
     preload.everything()
     gc.collect()
@@ -45,6 +47,15 @@ def main(path: str) -> NoReturn:
             print(f"copepod zygote: request refused: {error}", file=sys.stderr, flush=True)
         finally:
             connection.close()
+
+
+def _protect() -> None:
+    """Runs from where no container that is forked from here can write (CVE-2019-5736)."""
+    try:
+        if not selfexe.is_protected():
+            selfexe.execute_protected(sys.orig_argv, dict(os.environ))
+    except OSError as error:
+        print(f"copepod zygote: not protected from containers: {error}", file=sys.stderr)
 
 
 def _listen(path: str) -> socket.socket:

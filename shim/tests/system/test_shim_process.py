@@ -162,6 +162,8 @@ def test_a_shim_holds_nothing_of_its_parent(node: Node) -> None:
     assert os.readlink(f"/proc/{pid}/cwd") == "/"
     assert os.getsid(pid) == pid
     assert len(os.listdir(f"/proc/{pid}/task")) == 1
+    # What a container could reach by /proc/self/exe (CVE-2019-5736) can't be written to.
+    assert os.statvfs(f"/proc/{pid}/exe").f_flag & os.ST_RDONLY
     node.end(address)
 
 

@@ -13,8 +13,6 @@ import signal
 from functools import cache
 from typing import TYPE_CHECKING
 
-from copepod.linux import libc
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -62,17 +60,9 @@ def default() -> None:
         start = text.index(name) + len(name)
         changed |= int(text[start : start + 16], 16)
     for number in range(1, signal.NSIG):
-        if changed >> (number - 1) & 1:
-            _reset(number)
-
-
-def _reset(number: int) -> None:
-    if number not in (32, 33):
-        signal.signal(number, signal.SIG_DFL)
-        return
-    # glibc keeps these for itself and refuses them (nptl(7)); who started us may have ignored them.
-    # A struct sigaction of the kernel's with nothing in it is SIG_DFL.
-    libc.syscall(libc.number_of("rt_sigaction"), number, bytes(64), 0, 8)
+        # glibc keeps 32 and 33 for itself (nptl(7)).
+        if changed >> (number - 1) & 1 and number not in (32, 33):
+            signal.signal(number, signal.SIG_DFL)
 
 
 def unblock_all() -> None:

@@ -31,7 +31,6 @@ SYS_openat2 = 437
 SYS_mount_setattr = 442
 _BY_MACHINE = {
     "x86_64": {
-        "rt_sigaction": 13,
         "keyctl": 250,
         "ioprio_set": 251,
         "set_mempolicy": 238,
@@ -39,7 +38,6 @@ _BY_MACHINE = {
         "seccomp": 317,
     },
     "aarch64": {
-        "rt_sigaction": 134,
         "keyctl": 219,
         "ioprio_set": 30,
         "set_mempolicy": 237,

@@ -23,7 +23,6 @@ SIZE = "512M"
 BUILD_TIMEOUT = 900.0
 # What pytest consists of; all of it is Python, so that any interpreter takes it.
 PYTEST = ("_pytest", "pytest", "py.py", "pluggy", "iniconfig", "packaging", "pygments")
-PACKAGED = ("shim/copepod", "api/copepod_api", "api/ttrpc/ttrpc", "packaging", "docs/man")
 TESTED = ("shim/copepod", "shim/tests", "api/copepod_api", "api/ttrpc/ttrpc", "pyproject.toml")
 
 
@@ -69,7 +68,7 @@ def build(kind: str, checkout: Path, target: Path) -> None:
 def newer(home: Path, target: Path) -> None:
     """The package of a copy of the checkout whose version is higher; not compressed."""
     copy = home / "newer"
-    copy_tracked((*PACKAGED, "requirements.lock", "LICENSE", ".gitignore"), copy)
+    copy_tracked((".",), copy)
     for name in ("__init__", "answers"):
         path = copy / f"shim/copepod/{name}.py"
         pattern = r'^((?:__version__|VERSION) = )"[^"]*"'

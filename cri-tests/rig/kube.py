@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rig import kube_files, tools
+from rig import kube_files, kube_folders, tools
 from rig.containerd import Containerd
 from rig.kube_files import SERVICES, Files
 from rig.leaks import CGROUPS
@@ -79,10 +79,8 @@ class Cluster:
 
     def __enter__(self) -> "Cluster":
         with ExitStack() as stack:
+            stack.enter_context(kube_folders.present(FOLDERS))
             stack.callback(self._stop)
-            for path in filter(lambda path: not path.exists(), map(Path, FOLDERS)):
-                path.mkdir()
-                stack.callback(path.rmdir)
             self._start()
             self._stack = stack.pop_all()
         return self

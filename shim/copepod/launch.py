@@ -140,7 +140,10 @@ def delete(flags: Flags) -> bytes:
         return _gone()
     from copepod.task import cleanup
 
-    return cleanup.delete(bundle, flags.id, flags.namespace)
+    response = cleanup.delete(bundle, flags.id, flags.namespace)
+    # Again: a child that the shim had just forked held the socket until it was killed.
+    _forget_dead_socket(bundle)
+    return response
 
 
 def _gone() -> bytes:

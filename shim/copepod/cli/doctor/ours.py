@@ -15,6 +15,7 @@ from copepod.cli import ctr
 from copepod.cli.doctor.context import Context, Finding
 from copepod.cli.image import command, files, oci
 from copepod.cli.node import runtime
+from copepod.container import cgroup_tree
 from copepod.image.cache import Cache
 
 _NAMESPACE = "copepod-doctor"
@@ -148,6 +149,10 @@ def container(context: Context) -> Iterator[Finding]:
     finally:
         client.run("images", "rm", image)
         client.run("namespaces", "rm", _NAMESPACE)
+        # containerd leaves the group above its containers, which bears the namespace's name.
+        top = context.system.path("/sys/fs/cgroup")
+        groups = [*top.glob(_NAMESPACE), *top.glob(f"*/{_NAMESPACE}")]
+        cgroup_tree.remove_paths([str(group) for group in groups])
     if answer.ok and _TEXT.decode() in answer.out:
         yield Finding("ok", "container", "a wasm container was made, ran and was removed")
     else:

@@ -37,6 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     e2e.add_argument("--keep", type=Path, help="where the logs go")
     bench = command("bench", "ours and runc in turn", "2.4.2")
     bench.add_argument("--rounds", type=int, default=15)
+    bench.add_argument("--focus", default="", help="of runs, execs, shims, pods, memory: a regex")
     soak = command("soak", "hundreds of lives in random order, with kill -9", "2.4.2")
     soak.add_argument("--cycles", type=int, default=500)
     soak.add_argument("--seed", type=int, default=0, help="of the random order; 0 picks one")
@@ -72,7 +73,7 @@ def main() -> int:
     if options.command == "bench":
         from rig import bench
 
-        return bench.main(versions[0], options.rounds, (options.runtime, "runc"))
+        return bench.main(versions[0], options.rounds, (options.runtime, "runc"), options.focus)
     if options.command == "soak":
         from rig import soak
 

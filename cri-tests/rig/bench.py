@@ -5,6 +5,7 @@ It compares; the numbers of one machine say nothing by themselves.
 
 import json
 import os
+import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
@@ -219,7 +220,9 @@ def _result(what: str, pairs: Sequence[tuple[float, float]], limit: float | None
     return Result(what, ours, runc, statistics.median(ratios), spread, limit)
 
 
-def main(wanted: str, rounds: int, runtimes: tuple[str, str] = (OURS, RUNC)) -> int:
+def main(
+    wanted: str, rounds: int, runtimes: tuple[str, str] = (OURS, RUNC), focus: str = ""
+) -> int:
     """Measures and prints the table; 1 when a ratio is over its limit."""
     console = Console(width=max(Console().width, 110))
     results: list[Result] = []
@@ -232,6 +235,8 @@ def main(wanted: str, rounds: int, runtimes: tuple[str, str] = (OURS, RUNC)) -> 
         node.wait_cri()
         bench = Bench(node, rounds, runtimes=runtimes)
         for part in (bench.runs, bench.execs, bench.shims, bench.pods, bench.memory):
+            if not re.search(focus, part.__name__):
+                continue
             try:
                 results += part()
             except RigError as error:

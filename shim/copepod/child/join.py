@@ -13,7 +13,7 @@ import struct
 from typing import TYPE_CHECKING
 
 from copepod.child.privs import Step
-from copepod.linux import ns
+from copepod.linux import cgroup, ns
 
 if TYPE_CHECKING:
     from copepod.child.job import Join, Namespaces
@@ -25,10 +25,10 @@ IFF_UP = 0x1
 
 
 def enter_cgroups(fds: tuple[int, ...]) -> None:
-    """Moves this process into the groups behind the fds of their cgroup.procs."""
+    """Moves this process into the groups behind the fds, as linux.cgroup opens them."""
     try:
         for fd in fds:
-            os.write(fd, b"0")
+            cgroup.enter(fd)
             os.close(fd)
     except OSError as error:
         raise Step("enter the cgroup", error) from None

@@ -6,8 +6,6 @@ calls `kill_paths` and `remove_paths` in a fresh interpreter.
 
 from __future__ import annotations
 
-import os
-
 from copepod.container.cgroup_tree import Files, kill_paths, pids_below, remove_once, remove_paths
 from copepod.errors import FailedPrecondition, NotFound, StepFailed
 
@@ -81,19 +79,12 @@ class Cgroup:
         raise NotImplementedError
 
     def procs_fds(self, init_pid: int = 0) -> list[int]:
-        """Descriptors to write b"0" into, each in turn, to enter the groups; the caller closes.
+        """Descriptors for `linux.cgroup.enter`, each in turn; the caller closes them. A version 2
+        group is the first and a directory, for `linux.cgroup.fork_into`.
 
         `init_pid` is the container's first process when the one to enter is an exec.
         """
-        fds: list[int] = []
-        try:
-            for path in self.paths:
-                fds.append(os.open(f"{path}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
-        except OSError as error:
-            for fd in fds:
-                os.close(fd)
-            raise StepFailed("open", error.errno or 0, f"{path}/cgroup.procs") from None
-        return fds
+        raise NotImplementedError
 
     def pids(self) -> list[int]:
         """Every process of the container, those in groups that it made itself included."""

@@ -16,6 +16,7 @@ from copepod.container.cgroup_stats import BlkIO, Hugetlb, MemoryEntry, Pids, Re
 from copepod.container.cgroup_tree import Files, put
 from copepod.container.cgroup_v1_limits import Limits
 from copepod.errors import FailedPrecondition, InvalidArgument, StepFailed
+from copepod.linux.cgroup import open_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,6 +140,22 @@ class V1(Cgroup):
     def pids(self) -> list[int]:
         path = self.dirs.get(UNIFIED) or self.dirs["devices"]
         return sorted(cgroup_tree.pids_below(self.files, path))
+
+    def procs_fds(self, init_pid: int = 0) -> list[int]:
+        fds: list[int] = []
+        unified = self.dirs.get(UNIFIED, "")
+        try:
+            for path in sorted(self.paths, key=lambda path: path != unified):
+                if path == unified:
+                    fds.append(open_group(path))
+                else:
+                    path = f"{path}/tasks"
+                    fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise StepFailed("open", error.errno or 0, path) from None
+        return fds
 
     async def freeze(self) -> None:
         path = self._freezer()

@@ -16,6 +16,7 @@ from copepod.container.cgroup_stats import Hugetlb, Pids, Reader, V2Stats
 from copepod.container.cgroup_tree import Files, put
 from copepod.container.cgroup_v2_limits import COUNTED, Limits
 from copepod.errors import FailedPrecondition, InvalidArgument, StepFailed
+from copepod.linux.cgroup import open_group
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -158,11 +159,9 @@ class V2(Cgroup):
         self._program.put(self.path, new)
 
     def procs_fds(self, init_pid: int = 0) -> list[int]:
-        path = f"{self.path}/cgroup.procs"
-        if init_pid:
-            path = f"{self._group_for_exec(init_pid)}/cgroup.procs"
+        path = self._group_for_exec(init_pid) if init_pid else self.path
         try:
-            return [os.open(path, os.O_WRONLY | os.O_CLOEXEC)]
+            return [open_group(path)]
         except OSError as error:
             raise StepFailed("open", error.errno or 0, path) from None
 

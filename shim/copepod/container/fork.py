@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, NoReturn
 from copepod import errors
 from copepod.child import main, signals
 from copepod.container.talk import Talk
-from copepod.linux import caps, libc, ns, prctl
+from copepod.linux import caps, cgroup, libc, ns, prctl
+from copepod.values import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -84,9 +85,9 @@ def fork(job: Job, engine: Engine | None) -> Talk:
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.everything())
     try:
         with _pid_namespace(job):
-            pid = os.fork()
+            pid, groups = cgroup.fork(job.cgroup_fds)
             if pid == 0:
-                _be_child(job, theirs, engine)
+                _be_child(replace(job, cgroup_fds=groups), theirs, engine)
     except BaseException:
         ours.close()
         raise
@@ -157,4 +158,5 @@ def _prepare() -> None:
 
     libc.prepare()
     caps.last()
+    cgroup.prepare()
     signals.ending()

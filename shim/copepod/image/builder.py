@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable
 
 from copepod import errors
 from copepod.image import worker
+from copepod.linux import cgroup
 from copepod.linux import pidfd as pidfds
 
 _DYING = 5.0  # seconds that a killed child may take to be gone; a frozen one takes longer
@@ -45,9 +46,9 @@ class Child:
         """Forks; the child does `work` with its end of the wire, and ends."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
-        pid = os.fork()
+        pid, groups = cgroup.fork(settings.cgroup_fds)
         if pid == 0:
-            worker.run(work, settings, theirs, parent, keep)
+            worker.run(work, settings, theirs, parent, keep, groups)
         theirs.close()
         ours.setblocking(False)
         return cls(pidfds.pidfd_open(pid), ours, settings.seconds)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.linux import fds, prctl
+from copepod.linux import cgroup, fds, prctl
 from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -97,15 +97,16 @@ def run(
     wire: socket.socket,
     parent: int,
     keep: Iterable[int],
+    groups: Sequence[int],
 ) -> NoReturn:
     """Does `work` as a process of its own and ends; an exception goes out as code and sentence.
 
-    Of the shim's descriptors `keep` stay open, next to those in `settings` and 0, 1 and 2.
+    `groups` are the cgroups that it is not in yet. Of the shim's descriptors `keep` stay open, next to those in `settings` and 0, 1 and 2.
     """
     try:
         _leave_shim(parent)
         fds.close_all_but({0, 1, 2, wire.fileno(), *keep, *settings.cgroup_fds})
-        _join(settings.cgroup_fds)
+        _join(groups)
         work(wire)
     except BaseException as error:
         code, text = errors.to_status(error)
@@ -192,7 +193,7 @@ def _leave_shim(parent: int) -> None:
 def _join(cgroup_fds: Sequence[int]) -> None:
     for fd in cgroup_fds:
         try:
-            os.write(fd, b"0")
+            cgroup.enter(fd)
         except OSError as error:
             raise errors.Internal(
                 f"the compiler can't join the container's cgroup: {error.strerror}"
@@ -231,7 +232,7 @@ def _spare_memory(cgroup_fds: Sequence[int]) -> int:
     """Gives the bytes that these cgroups have left; _UNLIMITED where nothing limits them."""
     spare = _UNLIMITED
     for fd in cgroup_fds:
-        folder = os.path.dirname(os.readlink(f"/proc/self/fd/{fd}"))
+        folder = os.readlink(f"/proc/self/fd/{fd}").removesuffix("/tasks")
         for limit, usage in (
             ("memory.max", "memory.current"),
             ("memory.limit_in_bytes", "memory.usage_in_bytes"),

@@ -8,6 +8,7 @@ import signal
 from collections.abc import Callable
 
 from copepod.container.cgroup import Cgroup
+from copepod.linux import cgroup
 
 TIMEOUT = 20.0
 
@@ -22,7 +23,7 @@ class Guest:
         if self.pid == 0:
             try:
                 for fd in fds:
-                    os.write(fd, b"0")
+                    cgroup.enter(fd)
                 os.write(entered, b"1")
                 work()
             finally:

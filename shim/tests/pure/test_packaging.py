@@ -65,14 +65,6 @@ def test_the_same_tree_has_the_same_name(bundle: ModuleType) -> None:
     assert bundle.identity(tree) != bundle.identity({**tree, "b": b"3"})
 
 
-def test_the_settings_file_shows_the_defaults() -> None:
-    from copepod import config
-
-    text = (FILES / "config.toml").read_text()
-    assert config.parse(text) == config.Config()
-    assert config.parse(re.sub(r"^#(\w)", r"\1", text, flags=re.MULTILINE)) == config.Config()
-
-
 class Tree:
     """An installation in a directory of its own, driven by the real script."""
 

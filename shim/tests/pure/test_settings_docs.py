@@ -43,12 +43,10 @@ def capped(key: str) -> bool:
 def page() -> dict[str, str]:
     """The page's keys, each with its paragraph; those of one list share theirs."""
     found: dict[str, str] = {}
-    text = re.sub(r"^\.SH.*$", "", MAN.read_text(), flags=re.MULTILINE)
-    for part in text.split("\n.TP\n")[1:]:
-        lines = [line for line in part.replace("\\-", "-").splitlines() if line != ".TQ"]
-        keys = re.match(r"(?:\.B [a-z._-]+\n)+", "\n".join(lines) + "\n")
-        for line in keys[0].splitlines() if keys else ():
-            found[line.removeprefix(".B ")] = "\n".join(lines)
+    text = re.sub(r"^\.SH.*$", "", MAN.read_text(), flags=re.MULTILINE).replace("\\-", "-")
+    for part in text.split("\n.TP\n.B ")[1:]:
+        first, *others = part.split("\n.TQ\n.B ")
+        found |= {key.split("\n")[0]: part for key in (first, *others)}
     return found
 
 

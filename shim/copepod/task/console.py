@@ -13,23 +13,28 @@ import struct
 import termios
 
 CHUNK = 32768
-DRAIN_TIMEOUT = 10.0
+# More than a terminal can hold back (drivers/tty/tty_buffer.c: 640 KiB): what comes after that many
+# bytes was written later, by somebody who outlived the process.
+REST_MAX = 1 << 20
 
 
 class _Copy:
     """One direction: reads from `source` while `sink` takes it."""
 
-    __slots__ = ("_ending", "_loop", "_pending", "_sink", "_source", "done")
+    __slots__ = ("_ending", "_loop", "_pending", "_rest", "_sink", "_source", "done")
 
     def __init__(self, source: int, sink: int) -> None:
         self._loop = asyncio.get_running_loop()
         self._source, self._sink = source, sink
-        self._pending, self._ending = b"", False
+        self._pending, self._ending, self._rest = b"", False, REST_MAX
         self.done: asyncio.Future[None] = self._loop.create_future()
         self._loop.add_reader(source, self._readable)
 
     def _readable(self) -> None:
         if self.done.done() or self._pending:
+            return
+        if self._ending and self._rest <= 0:
+            self.stop()
             return
         try:
             data = os.read(self._source, CHUNK)
@@ -41,6 +46,8 @@ class _Copy:
             # EIO from a master: no process holds the slave any more (pty(7)).
             data = b""
         if data:
+            if self._ending:
+                self._rest -= len(data)
             self._pending = data
             self._loop.remove_reader(self._source)
             self._writable()
@@ -94,13 +101,22 @@ class Console:
         size = struct.pack("HHHH", height, width, 0, 0)
         fcntl.ioctl(self._master, termios.TIOCSWINSZ, size)
 
-    async def finish(self) -> None:
-        """After the process's exit: what it wrote last goes out (at most 10 s), then all closes."""
+    def end(self) -> asyncio.Future[None]:
+        """After the process's exit: no more input. Gives a future of its last output being out,
+        which is never if nobody takes it; more than once is fine."""
         if self._input is not None:
             self._input.stop()
         if self._output is not None:
             self._output.end_when_empty()
-            await asyncio.wait([self._output.done], timeout=DRAIN_TIMEOUT)
-            self._output.stop()
+            return self._output.done
+        nothing: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        nothing.set_result(None)
+        return nothing
+
+    def close(self) -> None:
+        """Ends it now: output that nobody took is lost."""
+        for copy in (self._input, self._output):
+            if copy is not None:
+                copy.stop()
         os.close(self._writer)
         os.close(self._master)

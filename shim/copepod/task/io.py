@@ -102,6 +102,10 @@ async def open_stdio(paths: Paths, container_id: str, namespace: str) -> Stdio:
             if stdio.child[2] not in (-1, stdio.child[1]):
                 os.close(stdio.child[2])
             stdio.child = [-1, -1, -1]
+            # A log program's pipe is made blocking: one that isn't read would stop the shim.
+            for fd in (stdio.console_in, stdio.console_out):
+                if fd >= 0:
+                    os.set_blocking(fd, False)
         else:
             # Non-blocking was for open(2) alone; the description is the process's from here on.
             for fd in stdio.child:
@@ -145,7 +149,8 @@ def _open_file(stdio: Stdio) -> None:
 
     path = unquote(urlsplit(stdio.paths.stdout).path)
     os.makedirs(os.path.dirname(path) or "/", mode=0o755, exist_ok=True)
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+    # Non-blocking: what has that name may be a FIFO that nobody reads.
+    flags = STDOUT_FLAGS | os.O_APPEND | os.O_CREAT
     stdio.child[1] = os.open(path, flags, 0o644)
     stdio.child[2] = stdio.child[1]
 

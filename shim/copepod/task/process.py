@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from copepod.task.io import Stdio
 
 
+DRAIN_TIMEOUT = 2.0
+
+
 class Handle(Protocol):
     """What the container room gives for a process that it has made."""
 
@@ -78,11 +81,31 @@ class Process:
         async with self.lock:
             await on_exit(status)
 
+    def end_io(self) -> None:
+        """After the exit: every FIFO is let go of, a terminal's as soon as its last output is out.
+
+        The exit is told meanwhile: while containerd is down nobody takes that output.
+        """
+        if self.console is None:
+            self.stdio.close()
+            return
+        ending = self.console.end()
+        if ending.done():
+            self._close_io()
+        else:
+            ending.add_done_callback(lambda _: self._close_io())
+
     async def close_io(self) -> None:
-        """After the exit: the last output goes out, then every FIFO is let go of."""
+        """Before the process is forgotten: the same at last, whether anybody took the output or
+        not (it is waited for, 2 s as runc's shim does)."""
+        if self.console is not None:
+            await asyncio.wait([self.console.end()], timeout=DRAIN_TIMEOUT)
+        self._close_io()
+
+    def _close_io(self) -> None:
         console, self.console = self.console, None
         if console is not None:
-            await console.finish()
+            console.close()
         self.stdio.close()
 
     def finish(self, status: int) -> None:

@@ -174,7 +174,7 @@ class Task:
     async def _exec_exited(self, process: Process, status: int) -> None:
         started = process.status is not Status.CREATED
         process.exited_at = time.time_ns()
-        await process.close_io()
+        process.end_io()
         if started:
             self._publish_exit(process, status)
         process.finish(status)
@@ -190,7 +190,7 @@ class Task:
             )
             for waiter in late:
                 waiter.cancel()
-        await self.init.close_io()
+        self.init.end_io()
         self.container.check_oom()
         self.container.record_exit(status, self.init.exited_at)
         # The last exit that is heard of from a container is its init's.
@@ -266,6 +266,7 @@ class Task:
             await self.init.wait()
         for exec_id in tuple(self.execs):
             await self.delete_exec(exec_id)
+        await self.init.close_io()
         await self.init.stdio.stop_logger()
         await self.container.delete()
         event = events_pb2.TaskDelete(

@@ -43,6 +43,8 @@ def main(path: str) -> NoReturn:
         connection, _ = listener.accept()
         try:
             serve_one(connection, listener)
+        except EOFError:
+            pass  # whoever it was wanted to know whether somebody listens, as the doctor does
         except Exception as error:
             print(f"copepod zygote: request refused: {error}", file=sys.stderr, flush=True)
         finally:
@@ -77,7 +79,8 @@ def _listen(path: str) -> socket.socket:
 
 
 def serve_one(connection: socket.socket, listener: socket.socket) -> None:
-    """Takes one request and forks its shim; raises ValueError or OSError for a bad one."""
+    """Takes one request and forks its shim; raises ValueError or OSError for a bad one, EOFError
+    when there is none."""
     connection.settimeout(REQUEST_TIMEOUT)
     credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     _, uid, _ = struct.unpack("3i", credentials)
@@ -114,6 +117,8 @@ def _receive(connection: socket.socket) -> tuple[bytes, int]:
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             fds.frombytes(payload[: len(payload) - len(payload) % fds.itemsize])
+    if not data and not fds:
+        raise EOFError
     if len(fds) != 1 or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
         for fd in fds:
             os.close(fd)

@@ -112,21 +112,21 @@ def wait_for_end(pidfd: int) -> None:
 
 @pytest.fixture
 def zygote(tmp_path: Path) -> Iterator[str]:
-    """A zygote of one's own: its socket."""
-    path = str(tmp_path / "zygote.sock")
-    process = subprocess.Popen(
-        command("-socket", path, "zygote"), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    """A zygote of one's own: its socket; beside it lies what it said."""
+    path, log = str(tmp_path / "zygote.sock"), tmp_path / "zygote.log"
+    with log.open("wb") as stderr:
+        argv = command("-socket", path, "zygote")
+        process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stderr=stderr)
     end = time.monotonic() + TIMEOUT
     probe = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     while probe.connect_ex(path) != 0:
-        assert process.poll() is None, process.stderr and process.stderr.read()
+        assert process.poll() is None, log.read_text()
         assert time.monotonic() < end
         os.sched_yield()
     probe.close()
     yield path
     process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=TIMEOUT)
+    process.wait(timeout=TIMEOUT)
 
 
 @pytest.fixture(params=["with a zygote", "without"])
@@ -218,6 +218,20 @@ def test_the_zygote_survives_bad_requests(zygote: str, tmp_path: Path, data: byt
     node = Node(tmp_path, zygote)
     node.end(node.start("a"))
     os.close(node.log)
+
+
+def test_only_a_request_is_refused_aloud(zygote: str) -> None:
+    """The doctor asks whether somebody listens: that is worth no line in the journal."""
+    for data in (b"", b"x"):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as peer:
+            peer.settimeout(TIMEOUT)
+            peer.connect(zygote)
+            if data:
+                peer.send(data)
+            peer.shutdown(socket.SHUT_WR)
+            assert peer.recv(64) == b""
+    (line,) = Path(zygote).with_name("zygote.log").read_text().splitlines()
+    assert "request refused" in line
 
 
 def test_a_launcher_that_gives_up_leaves_no_shim(zygote: str, tmp_path: Path) -> None:

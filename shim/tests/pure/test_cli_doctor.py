@@ -201,6 +201,24 @@ def test_cgroup_v1(tmp_path: Path) -> None:
     assert next(kernel.cgroups(context)).text == "v1 without memory"
 
 
+def test_nothing_stays_of_the_namespace(tmp_path: Path) -> None:
+    """Of the doctor's own; and another doctor's container keeps its folder."""
+    context = healthy(tmp_path)
+    context.dump = {"root": "/var/lib/containerd", "state": "/run/containerd"}
+    for folder in ("/var/lib/containerd/v2.task", "/run/containerd/v2.task"):
+        for name in ("copepod-doctor", "k8s.io"):
+            system(context).path(f"{folder}/{name}").mkdir(parents=True)
+    ours.tidy(context)
+    left = {one.name for one in system(context).path("/run/containerd/v2.task").iterdir()}
+    assert left == {"k8s.io"}
+    busy = "/run/containerd/v2.task/copepod-doctor/another"
+    system(context).path(busy).mkdir(parents=True)
+    ours.tidy(context)
+    assert system(context).exists(busy)
+    context.dump = {}
+    ours.tidy(context)
+
+
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Lines for people, JSON for programs, and 1 when something failed."""
     made = fakes.Node(tmp_path, "1.7.34")

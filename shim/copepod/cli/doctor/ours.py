@@ -120,6 +120,21 @@ def engine(context: Context) -> Iterator[Finding]:
         yield Finding("ok", "engine", "wasmtime compiles and links a module")
 
 
+def tidy(context: Context) -> None:
+    """Removes what containerd leaves of a namespace: the control group above its containers, and
+    an empty folder of each plugin that had some."""
+    top = context.system.path("/sys/fs/cgroup")
+    groups = [*top.glob(_NAMESPACE), *top.glob(f"*/{_NAMESPACE}")]
+    cgroup_tree.remove_paths([str(group) for group in groups])
+    for key in ("root", "state"):
+        folder = context.dump.get(key)
+        for left in context.system.path(folder).glob(f"*/{_NAMESPACE}") if folder else ():
+            try:
+                left.rmdir()
+            except OSError:  # another doctor's container is in there
+                pass
+
+
 def container(context: Context) -> Iterator[Finding]:
     """A wasm container made, run and removed by this node's containerd."""
     node = context.node
@@ -149,10 +164,7 @@ def container(context: Context) -> Iterator[Finding]:
     finally:
         client.run("images", "rm", image)
         client.run("namespaces", "rm", _NAMESPACE)
-        # containerd leaves the group above its containers, which bears the namespace's name.
-        top = context.system.path("/sys/fs/cgroup")
-        groups = [*top.glob(_NAMESPACE), *top.glob(f"*/{_NAMESPACE}")]
-        cgroup_tree.remove_paths([str(group) for group in groups])
+        tidy(context)
     if answer.ok and _TEXT.decode() in answer.out:
         yield Finding("ok", "container", "a wasm container was made, ran and was removed")
     else:

@@ -69,8 +69,8 @@ class Tree:
     """An installation in a directory of its own, driven by the real script."""
 
     def __init__(self, top: Path) -> None:
-        self.top, self.bin = top / "lib", top / "bin"
-        for folder in (self.top / "dist", self.bin):
+        self.top, self.bin, self.run = top / "lib", top / "bin", top / "run"
+        for folder in (self.top / "dist", self.bin, self.run / "seccomp"):
             folder.mkdir(parents=True)
         for name in ("admin", "find-python"):
             shutil.copy2(FILES / name, self.top)
@@ -89,7 +89,7 @@ class Tree:
 
     def admin(self, *words: str, program: Path | None = None) -> subprocess.CompletedProcess[str]:
         argv = ["sh", str(program or self.top / "admin"), *words]
-        env = {**os.environ, "COPEPOD_BIN": str(self.bin)}
+        env = {**os.environ, "COPEPOD_BIN": str(self.bin), "COPEPOD_RUN": str(self.run)}
         return subprocess.run(argv, capture_output=True, text=True, env=env, timeout=60)
 
     def pod(self) -> subprocess.Popen[bytes]:
@@ -150,11 +150,13 @@ def test_a_removal_waits_for_the_last_pod(tree: Tree) -> None:
     done = tree.admin("withdraw", program=copy)
     assert done.returncode == 0
     assert "pods still run" in done.stdout
+    assert tree.run.exists()
     launcher = tree.bin / "containerd-shim-copepod-v1"
     assert f"-ISB {tree.top}/versions/1/shim.py" in launcher.read_text()
     tree.end(pod)
     assert tree.admin("wait", program=copy).returncode == 0
     assert not tree.top.exists()
+    assert not tree.run.exists()
     assert not launcher.exists()
 
 
@@ -165,6 +167,7 @@ def test_a_removal_without_pods_leaves_nothing(tree: Tree) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     assert tree.admin("withdraw", program=copy).returncode == 0
     assert not tree.top.exists()
+    assert not tree.run.exists()
 
 
 def launcher(top: Path, text: str) -> Path:

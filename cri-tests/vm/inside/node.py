@@ -83,8 +83,19 @@ def until(what: str, probe: Callable[[], T | None], timeout: float = 60.0) -> T:
 
 
 def crictl(*words: str, check: bool = True, timeout: float = TIMEOUT) -> Done:
-    """crictl, as the kubelet would ask."""
-    return run(str(PAYLOAD / "bin/crictl"), *words, check=check, timeout=timeout)
+    """crictl, as the kubelet would ask; asked again when it found no time to connect.
+
+    It gives that five seconds, which an emulated node may spend on something else.
+    """
+    program, tries = str(PAYLOAD / "bin/crictl"), 5
+    while True:
+        done = run(program, *words, check=False, timeout=timeout)
+        tries -= 1
+        if not tries or not done.code or "validate service connection" not in done.err:
+            break
+    if check and done.code:
+        raise Failed(f"crictl {' '.join(words)}: exit code {done.code}: {tail(done.text)}")
+    return done
 
 
 def ctr(*words: str, namespace: str = "k8s.io", check: bool = True) -> Done:

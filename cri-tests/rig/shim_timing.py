@@ -46,7 +46,8 @@ class Trial:
         """Makes the bundle: the spec, an empty rootfs, and the log that containerd would read."""
         spec = json.loads(Path(self.job["spec"]).read_text())
         spec["linux"]["cgroupsPath"] = f"/{self.job['namespace']}/{self.id}"
-        (self.bundle / "rootfs").mkdir(parents=True)
+        for name in ("rootfs", "upper", "work"):
+            (self.bundle / name).mkdir(parents=True)
         (self.bundle / "config.json").write_text(json.dumps(spec))
         os.mkfifo(self.bundle / "log")
 
@@ -108,7 +109,11 @@ class Trial:
         # The shim may still be starting: that is not Create's time.
         hello = task_v2_pb2.ConnectRequest(id=self.id)
         await self.step("first answer", lambda: task.connect(hello))
-        mount = types_pb2.Mount(type="bind", source=self.job["rootfs"], options=["rbind", "rw"])
+        # As the snapshotter of overlays has it for every image with layers of its own.
+        layers = {"lowerdir": self.job["rootfs"]}
+        layers |= {f"{name}dir": str(self.bundle / name) for name in ("upper", "work")}
+        options = [f"{name}={path}" for name, path in layers.items()]
+        mount = types_pb2.Mount(type="overlay", source="overlay", options=options)
         order = task_v2_pb2.CreateTaskRequest(id=self.id, bundle=str(self.bundle), rootfs=[mount])
         await self.step("Create", lambda: task.create(order))
         waiting = asyncio.ensure_future(task.wait(task_v2_pb2.WaitRequest(id=self.id)))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import ttrpc.client
 import ttrpc.server
-from copepod import config, errors
+from copepod import config, errors, warm
 from copepod.container import container
 from copepod.engine import limits
 from copepod.log import Log
@@ -85,7 +85,7 @@ def serve(listener: int, given: Mapping[str, str]) -> None:
 async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> None:
     settings = config.load(given["config"])
     node = container.Node(settings, limits.node(settings.guest), given["address"], log)
-    _warm()
+    warm.create()
     publisher = Publisher(
         given["ttrpc_address"], given["namespace"], ttrpc.client.Client.connect, log
     )
@@ -115,22 +115,6 @@ async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> Non
     await server.shutdown(DRAIN_TIMEOUT)
     await publisher.flush(FLUSH_TIMEOUT)
     sender.cancel()
-
-
-def _warm() -> None:
-    """Imports what the first Create needs, and maps the engine: its time is the container's."""
-    from copepod.container import cgroup_mounts, devices
-    from copepod.engine import capi, run  # noqa: F401
-
-    if cgroup_mounts.host().version == 2:
-        from copepod.container import cgroup_v2  # noqa: F401
-    else:
-        from copepod.container import cgroup_v1, cgroup_v1_limits  # noqa: F401
-    from copepod.container import cgroup_oom  # noqa: F401
-    from copepod.net import links, netns  # noqa: F401
-
-    assert devices
-    capi.library()
 
 
 def _unlink(path: str) -> None:

@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import socket
 from typing import TYPE_CHECKING
 
-from copepod.child.mounts import make
 from copepod.child.privs import Step
 from copepod.linux import mount as m
-from copepod.linux import ns
 from copepod.linux.path import O_PATH, open_in_root
 
 if TYPE_CHECKING:
@@ -25,47 +22,6 @@ if TYPE_CHECKING:
     from copepod.child.job import ProcMount
 
 _ARG_START = 48 - 3  # fields of proc_pid_stat(5), counted from the one behind the name
-
-
-def instances(wanted: Sequence[ProcMount], pidfd: int = -1) -> list[int]:
-    """Gives a detached procfs without processes for each mount; the node's /proc has to be there.
-
-    A procfs shows the pid namespace of who makes it, so a child is born into a new one, makes
-    them, hands them over, and with it the namespace ends. With `pidfd` it is born into the one of
-    that process, which the procfs then shows.
-    """
-    if not wanted:
-        return []
-    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    own = ns.own("pid")
-    try:
-        if pidfd >= 0:
-            ns.setns(pidfd, ns.CLONE_NEWPID)
-        else:
-            ns.unshare(ns.CLONE_NEWPID)
-        pid = os.fork()
-        if pid == 0:
-            _make(theirs, wanted)
-        theirs.close()
-        _, fds, _, _ = socket.recv_fds(ours, 64, len(wanted))
-        os.waitpid(pid, 0)
-    except OSError as error:
-        raise Step("make a /proc without processes", error) from None
-    finally:
-        ns.setns(own, ns.CLONE_NEWPID)
-        os.close(own)
-        ours.close()
-    if len(fds) != len(wanted):
-        raise Step("make a /proc without processes", OSError(5, "its maker failed"))
-    return fds
-
-
-def _make(sock: socket.socket, wanted: Sequence[ProcMount]) -> None:
-    try:
-        fds = [make("proc", "proc", (), one.data, one.attributes) for one in wanted]
-        socket.send_fds(sock, [b"proc"], fds)
-    finally:
-        os._exit(0)
 
 
 def cover(root: int, fds: Sequence[int], wanted: Sequence[ProcMount]) -> None:

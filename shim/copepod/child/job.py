@@ -179,6 +179,7 @@ class Job:
     terminal: bool = False
     native_allowed: bool = True
     hooks_outside: bool = False
+    waits: bool = False
     container_hooks: tuple[Hook, ...] = ()
     start_hooks: tuple[Hook, ...] = ()
     hook_state: bytes = b""

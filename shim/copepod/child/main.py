@@ -38,6 +38,9 @@ class Guest(Protocol):
 class Engine(Protocol):
     """The engine's room as the child needs it; the shim imported it before the fork."""
 
+    def prepare(self) -> None:
+        """Does what needs no code yet, while that is looked for."""
+
     def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
         """Maps compiled code; raises LookupError if the file has to be made again. `toolbox`: it
         is the node's own, with settings of its own."""
@@ -120,6 +123,8 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     privs.outside(job.program)
     ns.unshare(ns.CLONE_NEWNS)
     _do(job.outside, context)
+    if job.waits:
+        wire.hear("network")
     join.enter_by_path(names.joins)
     join.enter_user(names, wire)
     join.make(names)
@@ -192,7 +197,7 @@ def obtain(
         wire.say("missing", found.name, found.entry, found.searched)
     # While the shim looks for the compiled code:
     context.arguments = hiding.erase_start()
-    context.hidden = hiding.instances(context.job.proc_mounts)
+    engine.prepare()
     for last in (False, True):
         (kind, entry, *own), received = wire.hear("module")
         if own:
@@ -209,6 +214,8 @@ def obtain(
             wire.say("unusable", str(error))
         finally:
             os.close(received[0])
+            if not last:
+                context.hidden = wire.hear_all("proc", len(context.job.proc_mounts))
     raise AssertionError  # the second round returns or raises
 
 

@@ -10,7 +10,6 @@ import os
 import termios
 from typing import TYPE_CHECKING
 
-from copepod.child import hiding
 from copepod.linux import ns
 
 if TYPE_CHECKING:
@@ -35,14 +34,8 @@ def stays_unseen(job: Job) -> bool:
 
 
 def admit(context: Context) -> None:
-    """Gives it the container's processes in /proc, where none of them sees it; once."""
-    if context.toolbox:
-        return
+    """Notes that it is the toolbox, and where it will be: the shim makes its /proc by the same."""
     context.toolbox, context.unseen = True, stays_unseen(context.job)
-    if context.unseen:
-        for fd in context.hidden:
-            os.close(fd)
-        context.hidden = hiding.instances(context.job.proc_mounts, context.job.init_pidfd)
 
 
 def keep_ctrl_d(terminal: int) -> None:

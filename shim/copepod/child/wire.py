@@ -4,12 +4,15 @@ A message is a tag and fields, NUL between them, with at most a few fds beside i
 event loop: the shim's end waits in container/talk.py.
 
 child says                                  shim says
+                                              network (it is there, to be joined)
   map (give me my id maps)                    mapped
   pid N (of the process that stays)           adopted
   hooks (the namespaces are there)            hooked
   console +fd (the terminal's master)
   found digest name entry +fd                 module kind entry +fd
   missing name entry searched                 module kind entry [toolbox] +fd
+                                              proc +fd (one for each mount of a procfs, after
+                                              the first module: what a guest is to see of it)
   unusable text (that module is torn)         module kind entry +fd
   ready kind                                  go
   failed step errno path text                 (and the child is gone)
@@ -65,6 +68,10 @@ class Wire:
         if words[0] != tag:
             raise ConnectionError(f"the shim said {words[0]!r} where {tag!r} was due")
         return words[1:], fds
+
+    def hear_all(self, tag: str, count: int) -> list[int]:
+        """Waits for `count` messages with one fd each, and gives the fds."""
+        return [fd for _ in range(count) for fd in self.hear(tag)[1]]
 
     def close(self) -> None:
         """Ends the conversation."""

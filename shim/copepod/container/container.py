@@ -64,24 +64,38 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     record = Record(wanted.bundle)
     async with AsyncExitStack() as undo:
         undo.callback(record.forget)
-        # A network namespace is made by a child of ours: the cgroup meanwhile.
-        making = asyncio.ensure_future(_make_netns(loaded, wanted, record, undo))
-        try:
-            group = await _make_cgroup(loaded, wanted, record, undo)
-        finally:
-            netns = await making
+        group = await _make_cgroup(loaded, wanted, undo)
+        record.cgroups = group.paths
+        own_netns = _wants_netns(loaded)
+        if own_netns:
+            record.netns = netns_name(wanted.bundle)
+        record.write()
+        # Unless its user namespace is to own it.
+        by_us = own_netns and not any(n.type == "user" for n in loaded.linux.namespaces)
+
+        def meanwhile(pid: int) -> None:
+            if by_us:
+                _make_netns(record.netns, undo)
+            record.set_process(pid)
+            record.write()
+
         fds = group.procs_fds()
         try:
-            process = await _spawn(node, wanted, loaded, knobs, stdio, fds, netns)
+            process = await _spawn(
+                node, wanted, loaded, knobs, stdio, fds, record.netns if by_us else "", meanwhile
+            )
         finally:
             for fd in fds:
                 os.close(fd)
         undo.push_async_callback(_kill, process)
+        if own_netns and not by_us:
+            _name_netns(record.netns, process.pid, undo)
         # The devices that the child had to reach are out of the program's reach from here on.
         await group.seal()
         undo.pop_all()
-    record.set_process(process.pid)
-    record.write()
+    if record.pid != process.pid:  # a process in between has made it
+        record.set_process(process.pid)
+        record.write()
     return Container(node, wanted, loaded, knobs, record, group, process)
 
 
@@ -100,31 +114,32 @@ def _knobs(node: Node, loaded: spec.Spec) -> limits.Knobs:
     )
 
 
-async def _make_cgroup(
-    loaded: spec.Spec, wanted: Wanted, record: Record, undo: AsyncExitStack
-) -> cgroup.Cgroup:
+async def _make_cgroup(loaded: spec.Spec, wanted: Wanted, undo: AsyncExitStack) -> cgroup.Cgroup:
     group = cgroup.make(loaded, wanted.id)
     await group.create()
-    undo.push_async_callback(group.remove)
     # Not before: a group that is refused because others are in it is not to be killed as ours.
-    record.cgroups = group.paths
-    record.write()
+    undo.push_async_callback(group.remove)
     return group
 
 
-async def _make_netns(
-    loaded: spec.Spec, wanted: Wanted, record: Record, undo: AsyncExitStack
-) -> str | None:
-    """A new network namespace where the spec wants one and gives no path (`ctr run`)."""
-    if not any(n.type == "network" and not n.path for n in loaded.linux.namespaces):
-        return None
+def _wants_netns(loaded: spec.Spec) -> bool:
+    """Whether it is to have a new one and gives no path (`ctr run`): CNI makes those of pods."""
+    return any(n.type == "network" and not n.path for n in loaded.linux.namespaces)
+
+
+def _make_netns(name: str, undo: AsyncExitStack) -> None:
     from copepod.net import netns
 
-    record.netns = netns_name(wanted.bundle)
-    record.write()
-    path = await netns.create(record.netns)
-    undo.callback(netns.remove, record.netns)
-    return path
+    netns.create(name)
+    undo.callback(netns.remove, name)
+
+
+def _name_netns(name: str, pid: int, undo: AsyncExitStack) -> None:
+    """Names the one that the container has made itself."""
+    from copepod.net import netns
+
+    netns.pin(name, pid)
+    undo.callback(netns.remove, name)
 
 
 async def _kill(process: spawn.Process) -> None:
@@ -149,7 +164,8 @@ async def _spawn(
     knobs: limits.Knobs,
     stdio: Sequence[int],
     cgroup_fds: list[int],
-    netns: str | None,
+    netns: str,
+    meanwhile: Callable[[int], None],
 ) -> spawn.Process:
     order = spawn.Order(
         id=wanted.id,
@@ -160,10 +176,11 @@ async def _spawn(
         stdio=(stdio[0], stdio[1], stdio[2]),
         terminal=wanted.terminal,
         cgroup_fds=cgroup_fds,
-        netns_path=netns,
+        netns_path=f"/run/netns/{netns}" if netns else None,
         sandbox=loaded.annotations.get(CONTAINER_TYPE) == SANDBOX,
         native_allowed=node.config.native_allowed,
         limits=knobs,
+        meanwhile=meanwhile,
     )
     resolver = Resolver(node.config, node.grpc_address, wanted, knobs, cgroup_fds)
     # An image without a layer of its own is mounted as a bind of an empty folder: its module can

@@ -58,12 +58,16 @@ class Engine:
         capi.library()
         self._run, self._knobs = run, limits or Knobs()
         self._toolbox = toolbox or Knobs()
+        self._ahead: run.Ahead | None = None
+
+    def prepare(self) -> None:
+        self._ahead = self._run.Ahead(self._knobs.profile(), self._knobs.tiers()[0])
 
     def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
-        if toolbox:
-            self._knobs = self._toolbox
+        if toolbox and self._knobs is not self._toolbox:
+            self._knobs, self._ahead = self._toolbox, None
         try:
-            return self._run.load(fd, kind, self._knobs.profile())
+            return self._run.load(fd, kind, self._knobs.profile(), self._ahead)
         except self._run.Unusable as error:
             raise LookupError(str(error)) from None
 
@@ -80,7 +84,7 @@ class Engine:
 def fork(job: Job, engine: Engine | None) -> Talk:
     """Forks the child, into its pid namespace where it has one; all signals are blocked
     meanwhile, so that no handler of ours runs in it."""
-    _prepare()
+    prepare()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.everything())
     try:
@@ -149,7 +153,7 @@ def _enter_pid(path: str) -> None:
 
 
 @cache
-def _prepare() -> None:
+def prepare() -> None:
     """Once in a shim's life: nothing that the child needs is still to be imported or looked up."""
     import hashlib  # noqa: F401  # for the child, which imports nothing
     import resource  # noqa: F401

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 from copepod.values import dataclass
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from copepod.container.spawn import Process
     from copepod.engine.limits import Knobs
     from copepod.spec import Process as ProcessSpec
@@ -22,7 +24,8 @@ class Order:
     the caller's; with `terminal` they are not looked at and `Process.console` is the master.
 
     `netns_path` takes the place of a new network namespace; `sandbox`: be the pod's waiting
-    process; `limits`: what a wasm guest may use, the engine's defaults if None.
+    process; `limits`: what a wasm guest may use, the engine's defaults if None; `meanwhile` is
+    called with the child's pid once it is forked, which joins no namespace before the end of it.
     """
 
     id: str
@@ -37,6 +40,7 @@ class Order:
     sandbox: bool = False
     native_allowed: bool = True
     limits: Knobs | None = None
+    meanwhile: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.child import cgroupfs, idmap
-from copepod.container import cgroup_mounts, hooks, plan, plan_mounts, plan_process, seccomp
+from copepod.child.toolbox import stays_unseen
+from copepod.container import cgroup_mounts, covers, hooks, plan, plan_mounts, plan_process, seccomp
 from copepod.container.fork import Engine, Guardian, fork, is_middle
 from copepod.container.orders import ExecOrder, Found, Module, Order
 from copepod.linux import mount as m
@@ -99,6 +100,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         native_allowed=order.native_allowed,
         filter=filter_,
         filter_flags=flags,
+        waits=order.meanwhile is not None,
         hook_state=hooks.state(order.id, order.bundle, spec, "creating", 0) if spec.hooks else b"",
     )
     engine = None if order.sandbox else Engine(order.limits)
@@ -172,10 +174,15 @@ class _Conversation:
         self._console = self._file = -1
         self._guardian = guardian
         self._found: Found | None = None
+        # A name says enough to have something ready that is of no harm if it is wrong.
+        name = job.program.args[0] if job.program.args else ""
+        self._guest = name.partition("#")[0].endswith(("/", ".wasm"))
+        self._covers = covers.Maker(())
 
     async def run(self) -> Process:
         """Gives the process that waits for `start`; ends the child on any failure."""
         try:
+            self._meanwhile()
             while (words := await self._talk.expect(*_SAID))[0] != "ready":
                 await self._answer(words)
         except BaseException:
@@ -184,10 +191,19 @@ class _Conversation:
             await self._talk.destroy()
             raise
         finally:
+            self._covers.close()
             self._guardian.leave()
             if self._file >= 0:
                 os.close(self._file)
         return Process(self._talk, words[1], self._console)
+
+    def _meanwhile(self) -> None:
+        """What can be done while the child begins, which waits for some of it."""
+        if isinstance(self._order, Order) and self._order.meanwhile is not None:
+            self._order.meanwhile(self._talk.pid)
+            self._talk.say("network")
+        if self._guest:
+            self._covers = covers.Maker(self._job.proc_mounts)
 
     async def _answer(self, words: tuple[str, ...]) -> None:
         talk, order = self._talk, self._order
@@ -217,7 +233,7 @@ class _Conversation:
 
     async def _module(self, found: Found) -> None:
         """Has the module compiled, or taken from the cache, and hands it to the child."""
-        self._found = found
+        again, self._found = self._found is not None, found
         fd = os.dup(self._file) if self._file >= 0 else -1
         module = await self._resolve(replace(found, fd=fd))
         try:
@@ -225,6 +241,24 @@ class _Conversation:
             self._talk.say("module", module.kind, module.entry or "", *own, fds=(module.fd,))
         finally:
             os.close(module.fd)
+        if not again:
+            self._cover(toolbox=module.toolbox)
+
+    def _cover(self, *, toolbox: bool) -> None:
+        """Hands the child what hides the processes in each /proc from a guest; while it loads."""
+        job = self._job
+        if toolbox and stays_unseen(job):
+            self._covers.close()
+            self._covers = covers.Maker(job.proc_mounts, job.init_pidfd)
+        elif not self._guest:
+            self._covers = covers.Maker(job.proc_mounts)
+        fds = self._covers.take()
+        try:
+            for fd in fds:
+                self._talk.say("proc", fds=(fd,))
+        finally:
+            for fd in fds:
+                os.close(fd)
 
     async def _adopt(self, pid: int) -> None:
         """Takes the status of the process in between; its child is ours once it has ended."""

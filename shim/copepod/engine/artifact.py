@@ -8,6 +8,7 @@ runs what it maps and checks only the version and the settings.
 from __future__ import annotations
 
 import os
+from functools import cache
 from typing import NamedTuple
 
 # 256 bytes: magic, kind, tier, length, digest of the code, digest of the source, boot id, engine
@@ -62,6 +63,7 @@ def read(fd: int) -> Trailer | None:
     return trailer if trailer and trailer.length == size - SIZE else None
 
 
+@cache
 def boot_id() -> bytes:
     """This boot of the kernel, 16 bytes (random(4), /proc/sys/kernel/random/boot_id)."""
     with open("/proc/sys/kernel/random/boot_id", "rb") as file:

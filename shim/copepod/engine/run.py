@@ -28,14 +28,35 @@ class Unusable(errors.DataLoss):
     """The compiled file is not what this engine can run: treat it as a miss and compile again."""
 
 
-def load(fd: int, kind: str, profile: Profile) -> Loaded:
+class Ahead:
+    """An engine made before it is known what it is to run: for the code that is most likely."""
+
+    def __init__(self, profile: Profile, tier: str) -> None:
+        _quiet()
+        capi.pin_name_lookup()
+        self._profile = replace(profile, parallel=False)
+        self._tier = tier
+        self._engine: objects.Engine | None = None
+        if profile.profiling == "none":
+            self._engine = self._profile.at(tier).engine()
+
+    def take(self, tier: str) -> objects.Engine:
+        """Gives an engine for code of this tier; the one that was made, if it fits, once."""
+        made, self._engine = self._engine, None
+        if made is not None and tier == self._tier:
+            return made
+        if made is not None:
+            made.close()
+        return self._profile.at(tier).engine()
+
+
+def load(fd: int, kind: str, profile: Profile, ahead: Ahead | None = None) -> Loaded:
     """Maps the compiled file `fd` shared; the compiler is the one that its trailer names.
 
     /proc of the host has to be reachable, so call it before pivot_root. `fd` may be closed
-    after. Raises Unusable when the file is torn, of another kind or of another engine.
+    after; `ahead` is of the same profile. Raises Unusable when the file is torn, of another kind
+    or of another engine.
     """
-    _quiet()
-    capi.pin_name_lookup()
     trailer = artifact.read(fd)
     if trailer is None or trailer.kind != kind:
         raise Unusable(f"the compiled file is torn or not a {kind}'s: it has to be compiled again")
@@ -43,9 +64,11 @@ def load(fd: int, kind: str, profile: Profile) -> Loaded:
     if trailer.key != profile.key():
         raise Unusable(f"the compiled file is for engine {trailer.key}, not {profile.key()}")
     if profile.profiling != "none":
+        _quiet()
+        capi.pin_name_lookup()
         capi.library()
         return Unmade(os.pread(fd, trailer.length, 0), kind, profile)
-    engine = replace(profile, parallel=False).engine()
+    engine = (ahead or Ahead(profile, trailer.tier)).take(trailer.tier)
     try:
         module = objects.Module.deserialize_file(engine, f"/proc/self/fd/{fd}", kind)
     except capi.EngineError as error:

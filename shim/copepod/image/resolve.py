@@ -6,17 +6,21 @@ child. It never guesses: what can't be found is an error that says where was loo
 
 from __future__ import annotations
 
+import asyncio
 import os
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from copepod import errors
 from copepod.image import builder, lookup, toolbox, worker
-from copepod.values import dataclass
+from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
     from copepod.config import Config
     from copepod.engine.limits import Knobs
+
+
+_STARTED = 1.0  # seconds after which a start is over
 
 
 class Found(Protocol):
@@ -191,9 +195,26 @@ async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, s
         )
         return await child.code(source.what)
     if not code.best and worker.has_room(bench, os.fstat(found.fd).st_size):
+        _improve_later(source, bench)
+    return code.fd, code.kind
+
+
+def _improve_later(source: worker.Source, bench: worker.Settings) -> None:
+    """Has better code made for the next start, once this one is over: a container that ends in a
+    moment would only be slowed down, and take the compiler with it."""
+    source = replace(source, fd=os.dup(source.fd))
+    bench = replace(bench, cgroup_fds=tuple(map(os.dup, bench.cgroup_fds)))
+
+    async def improve() -> None:
+        await asyncio.sleep(_STARTED)
         builder.Child.fork(
             lambda wire: worker.improve(bench, source, worker.read(bench, source)),
             bench,
-            [found.fd],
+            [source.fd],
         ).leave()
-    return code.fd, code.kind
+
+    def close(_: asyncio.Task[None]) -> None:
+        for fd in (source.fd, *bench.cgroup_fds):
+            os.close(fd)
+
+    asyncio.create_task(improve(), name="resolver").add_done_callback(close)

@@ -101,7 +101,8 @@ def run(
 ) -> NoReturn:
     """Does `work` as a process of its own and ends; an exception goes out as code and sentence.
 
-    `groups` are the cgroups that it is not in yet. Of the shim's descriptors `keep` stay open, next to those in `settings` and 0, 1 and 2.
+    `groups` are the cgroups that it is not in yet. Of the shim's descriptors `keep` stay open,
+    next to those in `settings` and 0, 1 and 2.
     """
     try:
         _leave_shim(parent)

@@ -11,6 +11,7 @@ import importlib.util
 import os
 import socket
 import sys
+from functools import cache
 from typing import Any
 
 LOOPBACK = 1  # the index of `lo` in every namespace (net/core/dev.c reserves it)
@@ -50,11 +51,19 @@ def codec() -> Any:
     return netlink
 
 
+@cache
+def _link() -> Any:
+    return type("Link", (codec().nlmsg,), {"fields": _IFINFOMSG})
+
+
+def prepare() -> None:
+    """Imports what `set_up` needs; once, in a process that others are forked from."""
+    _link()
+
+
 def set_up(index: int) -> None:
     """Brings the link up in this process's network namespace; OSError as the kernel has it."""
-    netlink = codec()
-
-    message = type("Link", (netlink.nlmsg,), {"fields": _IFINFOMSG})()
+    message = _link()()
     message["index"], message["flags"], message["change"] = index, _IFF_UP, _IFF_UP
     message["header"]["type"] = _RTM_NEWLINK
     message["header"]["flags"] = _NLM_F_REQUEST | _NLM_F_ACK
@@ -62,7 +71,7 @@ def set_up(index: int) -> None:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as link:
         link.settimeout(_TIMEOUT)
         link.sendto(bytes(message.data), (0, 0))
-        answer = netlink.nlmsgerr(link.recv(65536))
+        answer = codec().nlmsgerr(link.recv(65536))
     answer.decode()
     if answer["header"]["type"] != _NLMSG_ERROR or answer["error"]:
         code = -int(answer["error"])

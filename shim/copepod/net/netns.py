@@ -1,37 +1,58 @@
 """Network namespaces with a name: made, with `lo` up, pinned under /run/netns, removed by name.
 
-It joins none: the shim stays in its own namespace for life, and a short-lived child does what must
-be done inside the new one. A namespace that CNI has made is not its business.
+A namespace that CNI has made is not its business.
 """
 
 from __future__ import annotations
 
-import asyncio
 import errno
 import os
-import signal
 
 from copepod.errors import AlreadyExists, InvalidArgument, StepFailed
 from copepod.linux import mount, ns
+from copepod.net import links
 
 RUN = "/run/netns"  # where ip-netns(8) looks for names
-_TIMEOUT = 10.0  # seconds for the child: unsharing waits for the kernel's network locks
-
 _UMOUNT_NOFOLLOW = 8  # umount2(2)
 
 
-async def create(name: str) -> str:
+def create(name: str) -> str:
     """Makes the namespace and gives its path; it lives until `remove`, with or without processes.
 
-    AlreadyExists when the name is taken, StepFailed when the kernel refuses; nothing is left then.
+    This process, which has one thread, is in it meanwhile: a child that was so would cost ten
+    times as much. AlreadyExists when the name is taken, StepFailed when the kernel refuses;
+    nothing is left then.
     """
     path = _claim(name)
+    step = "unshare"
+    own = ns.own("net")
     try:
-        await _in_child(path)
-    except BaseException:
+        try:
+            ns.unshare(ns.CLONE_NEWNET)
+            step = "lo-up"
+            links.set_up(links.LOOPBACK)
+            step = "mount"
+            mount.mount("/proc/self/ns/net", path, "", mount.MS_BIND)
+        finally:
+            _return_to(own)
+    except BaseException as error:
         remove(name)
+        if isinstance(error, OSError):
+            raise StepFailed(step, error.errno or errno.EIO, path) from None
         raise
+    finally:
+        os.close(own)
     return path
+
+
+def _return_to(own: int) -> None:
+    """Back into the namespace of before. A process that could not do that would give its next
+    containers the wrong network: it ends, and containerd cleans up."""
+    try:
+        ns.setns(own, ns.CLONE_NEWNET)
+    except BaseException as error:
+        os.write(2, f"copepod: can't return to the node's network namespace: {error}\n".encode())
+        os._exit(1)
 
 
 def pin(name: str, pid: int) -> str:
@@ -126,67 +147,3 @@ def _is_shared() -> bool:
             if fields[4] == RUN and any(f.startswith("shared:") for f in fields[6:9]):
                 return True
     return False
-
-
-async def _in_child(path: str) -> None:
-    """Runs `_child` in a fork; raises what went wrong there."""
-    loop = asyncio.get_running_loop()
-    read, write = os.pipe2(os.O_CLOEXEC)
-    try:
-        pid = os.fork()
-    except OSError as error:
-        os.close(read)
-        os.close(write)
-        raise StepFailed("fork", error.errno or 0) from None
-    if pid == 0:
-        _child(path, write)
-    os.close(write)
-    done: asyncio.Future[bytes] = loop.create_future()
-
-    def report() -> None:
-        if not done.done():
-            done.set_result(os.read(read, 4096))
-
-    loop.add_reader(read, report)
-    try:
-        text = await asyncio.wait_for(done, _TIMEOUT)
-    except TimeoutError:
-        raise StepFailed("network namespace", errno.ETIMEDOUT, path) from None
-    finally:
-        loop.remove_reader(read)
-        os.close(read)
-        _end(pid)
-    if text != b"done":
-        step, _, code = text.decode().partition(" ")
-        raise StepFailed(step or "network namespace", int(code or 0), path)
-
-
-def _end(pid: int) -> None:
-    """The child has said its last word or is not to say it: both ways it is gone in a moment."""
-    try:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    except (ProcessLookupError, ChildProcessError):
-        pass
-
-
-def _child(path: str, report: int) -> None:
-    """The forked child's whole life: never returns."""
-    step, code = "unshare", 0
-    try:
-        ns.unshare(ns.CLONE_NEWNET)
-        step = "lo-up"
-        from copepod.net import links
-
-        links.set_up(links.LOOPBACK)
-        step = "mount"
-        mount.mount("/proc/self/ns/net", path, "", mount.MS_BIND)
-    except OSError as error:
-        code = error.errno or errno.EIO
-    except BaseException:
-        code = errno.EIO
-    finally:
-        try:
-            os.write(report, f"{step} {code}".encode() if code else b"done")
-        finally:
-            os._exit(0)

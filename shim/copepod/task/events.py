@@ -45,7 +45,7 @@ class Publisher:
 
     def __init__(self, path: str, namespace: str, dial: Dialer, log: Log) -> None:
         self._path, self._namespace, self._dial, self._log = path, namespace, dial, log
-        self._queue: deque[tuple[str, bytes]] = deque()
+        self._queue: deque[tuple[str, Message, int]] = deque()
         self._more = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
@@ -54,19 +54,20 @@ class Publisher:
     def publish(self, topic: str, event: Message) -> None:
         """Queues `event`, stamped with the time of now. Never waits, never raises."""
         if len(self._queue) >= QUEUE_MAX:
-            dropped, _ = self._queue.popleft()
+            dropped, *_ = self._queue.popleft()
             self._log.warning("event dropped: containerd has not taken any for long", topic=dropped)
-        self._queue.append((topic, self._envelope(topic, event)))
+        # Packed when it is sent: the answer that the event goes with is not to wait for that.
+        self._queue.append((topic, event, time.time_ns()))
         self._empty.clear()
         self._more.set()
 
-    def _envelope(self, topic: str, event: Message) -> bytes:
+    def _envelope(self, topic: str, event: Message, at: int) -> bytes:
         from copepod_api import any as bare_any
         from copepod_api import events_service_pb2 as pb
 
         request = pb.ForwardRequest()
         envelope = request.envelope
-        seconds, nanos = divmod(time.time_ns(), 1_000_000_000)
+        seconds, nanos = divmod(at, 1_000_000_000)
         envelope.timestamp.seconds, envelope.timestamp.nanos = seconds, nanos
         envelope.namespace, envelope.topic = self._namespace, topic
         envelope.event.CopyFrom(bare_any.pack(event))
@@ -77,10 +78,10 @@ class Publisher:
         while True:
             await self._more.wait()
             while self._queue:
-                topic, payload = self._queue[0]
-                await self._deliver(topic, payload)
+                first = topic, event, at = self._queue[0]
+                await self._deliver(topic, self._envelope(topic, event, at))
                 # The queue may have dropped its head while it was full.
-                if self._queue and self._queue[0][1] is payload:
+                if self._queue and self._queue[0] is first:
                     self._queue.popleft()
             self._more.clear()
             self._empty.set()

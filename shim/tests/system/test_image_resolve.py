@@ -203,7 +203,8 @@ def run(work: Awaitable[T]) -> T:
 
 
 async def background() -> None:
-    await asyncio.gather(*(task for task in asyncio.all_tasks() if task.get_name() == "resolver"))
+    while left := [task for task in asyncio.all_tasks() if task.get_name() == "resolver"]:
+        await asyncio.gather(*left)
 
 
 def check(made: resolve.Module, data: bytes, tier: str = "winch", kind: str = "core") -> None:

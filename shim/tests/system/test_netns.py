@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import socket
 import threading
@@ -68,7 +67,7 @@ def inside(path: str) -> tuple[list[str], bool]:
 
 
 def test_made_and_removed() -> None:
-    path = asyncio.run(netns.create(NAME))
+    path = netns.create(NAME)
     assert path == f"/run/netns/{NAME}"
     assert os.stat(path).st_ino != os.stat("/proc/self/ns/net").st_ino
     assert inside(path) == (["lo"], True)
@@ -78,23 +77,23 @@ def test_made_and_removed() -> None:
 
 
 def test_the_directory_is_shared_with_copies_of_our_mounts() -> None:
-    asyncio.run(netns.create(NAME))
+    netns.create(NAME)
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()
     (line,) = [line for line in mounts if line.split()[4] == netns.RUN]
     assert "shared:" in line
 
 
 def test_a_name_that_is_taken() -> None:
-    asyncio.run(netns.create(NAME))
+    netns.create(NAME)
     with pytest.raises(errors.AlreadyExists, match=NAME):
-        asyncio.run(netns.create(NAME))
+        netns.create(NAME)
     assert inside(f"{netns.RUN}/{NAME}")[1], "the first one is untouched"
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\0b"])
 def test_names_that_can_not_be(name: str) -> None:
     with pytest.raises(errors.InvalidArgument):
-        asyncio.run(netns.create(name))
+        netns.create(name)
     with pytest.raises(errors.InvalidArgument):
         netns.remove(name)
 
@@ -107,23 +106,12 @@ def test_a_failure_inside_leaves_nothing(step: str, monkeypatch: pytest.MonkeyPa
     if step == "lo-up":
         monkeypatch.setattr(links, "set_up", refuse)
     else:
-        asyncio.run(netns.create(NAME))  # so that /run/netns is a mount already
+        netns.create(NAME)  # so that /run/netns is a mount already
         netns.remove(NAME)
         monkeypatch.setattr("copepod.linux.mount.mount", refuse)
     with pytest.raises(errors.StepFailed, match=step) as caught:
-        asyncio.run(netns.create(NAME))
+        netns.create(NAME)
     assert caught.value.errno == 1
-
-
-def test_cancelled_half_way() -> None:
-    async def scenario() -> None:
-        task = asyncio.ensure_future(netns.create(NAME))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    asyncio.run(scenario())
 
 
 def test_a_name_for_the_namespace_of_a_process() -> None:
@@ -157,22 +145,34 @@ def test_no_name_for_a_process_that_is_gone() -> None:
     assert not os.path.exists(f"{netns.RUN}/{NAME}")
 
 
-def test_many_at_once() -> None:
+def test_many() -> None:
     names = [f"{NAME}-{number}" for number in range(4)]
-
-    async def scenario() -> list[str]:
-        return await asyncio.gather(*map(netns.create, names))
-
     try:
-        paths = asyncio.run(scenario())
+        paths = [netns.create(name) for name in names]
         assert len({os.stat(path).st_ino for path in paths}) == 4
     finally:
         for name in names:
             netns.remove(name)
 
 
+def test_no_way_back_is_the_end() -> None:
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(write, 2)
+            setattr(ns, "setns", lambda *_: ns.own("nothing"))  # noqa: B010  # in this child only
+            netns.create(NAME)
+        finally:
+            os._exit(0)
+    os.close(write)
+    with os.fdopen(read) as file:
+        assert "can't return to the node's network namespace" in file.read()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+
+
 def test_no_thread_is_started() -> None:
-    asyncio.run(netns.create(NAME))
+    netns.create(NAME)
     assert threading.active_count() == 1
 
 

@@ -1,0 +1,32 @@
+"""What the first Create would otherwise import and look up, done before it comes.
+
+The one list of it: a shim goes through it before it answers, the zygote once for all of its shims.
+It starts no thread and leaves no file open.
+"""
+
+from __future__ import annotations
+
+
+def create() -> None:
+    """Makes ready for Create and Start of a container, as this node makes them."""
+    import encodings.ascii  # of ctypes' structures and of sha256's hexdigest  # noqa: F401
+
+    import copepod_api.any
+    import copepod_api.events_service_pb2  # noqa: F401
+    from copepod import spec_parse  # noqa: F401
+    from copepod.container import cgroup_oom, devices, fork, spawn  # noqa: F401
+    from copepod.engine import capi, run  # noqa: F401
+    from copepod.engine.limits import Knobs
+    from copepod.image import cache  # noqa: F401
+    from copepod.net import links, netns  # noqa: F401
+
+    if spawn.machine().unified:
+        from copepod.container import cgroup_v2  # noqa: F401
+    else:
+        from copepod.container import cgroup_v1, cgroup_v1_limits  # noqa: F401
+    fork.prepare()
+    capi.library()
+    knobs = Knobs()
+    for tier in knobs.tiers():
+        knobs.profile().at(tier).key()
+    links.prepare()

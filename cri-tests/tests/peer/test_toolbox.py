@@ -1,11 +1,7 @@
 """The toolbox through CRI: what kubectl exec and kubectl cp do with an image of one .wasm file."""
 
 import os
-import pty
-import select
 import shlex
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +10,7 @@ from rig import images
 from rig.cri import Container, Pods
 from rig.paths import CHECKOUT
 from rig.runs import Runner
+from rig.terminal import Terminal
 
 pytestmark = [
     pytest.mark.peer,
@@ -90,60 +87,27 @@ def test_copies_go_both_ways_as_kubectl_cp_makes_them(
     container.pod.remove()
 
 
-class Terminal:
-    """`crictl exec -it` on a terminal of its own."""
-
-    def __init__(self, container: Container, *words: str) -> None:
-        node = container.node
-        self._master, slave = pty.openpty()
-        argv = node.cell.inside(node.crictl_argv("exec", "-it", container.id, *words))
-        self._process = subprocess.Popen(
-            argv, stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
-        os.close(slave)
-        self.text = ""
-
-    def type(self, text: str) -> None:
-        """Sends keys."""
-        os.write(self._master, text.encode())
-
-    def expect(self, text: str) -> None:
-        """Reads until `text` has come, beginning behind what was found before."""
-        end = time.monotonic() + LIMIT
-        while text not in self.text:
-            ready, _, _ = select.select([self._master], [], [], max(0.0, end - time.monotonic()))
-            assert ready, f"{text!r} did not come: {self.text!r}"
-            self.text += os.read(self._master, 4096).decode(errors="replace")
-        self.text = self.text.partition(text)[2]
-
-    def wait(self) -> int:
-        """Gives the exit code."""
-        try:
-            return self._process.wait(LIMIT)
-        finally:
-            self._process.kill()
-            os.close(self._master)
-
-
 def test_a_shell_on_a_terminal(pods: Pods, runner: Runner) -> None:
     container = counting(pods, runner, "terminal")
-    terminal = Terminal(container, "sh")
-    terminal.expect("/ # ")
-    terminal.type("cd /etc\r")
-    terminal.expect("/etc # ")
-    terminal.type("echo a$((1 + 1)) | tr a b; if\r")
-    terminal.expect("> ")
-    terminal.type("true; then nosuch; fi\r")
-    terminal.expect("b2\r\n")
-    terminal.expect("nosuch: not found")
-    terminal.expect("/etc # ")
-    terminal.type("if )\r")
-    terminal.expect("/etc # ")
-    terminal.type("cat > /tmp/typed\rhello\r\x04")
-    terminal.expect("/etc # ")
-    terminal.type("cat /tmp/typed; echo code $?\r")
-    terminal.expect("hello\r\ncode 0")
-    terminal.expect("/etc # ")
-    terminal.type("\x04")
-    assert terminal.wait() == 0
+    node = container.node
+    argv = node.cell.inside(node.crictl_argv("exec", "-it", container.id, "sh"))
+    with Terminal(argv) as terminal:
+        terminal.expect("/ # ")
+        terminal.type("cd /etc\r")
+        terminal.expect("/etc # ")
+        terminal.type("echo a$((1 + 1)) | tr a b; if\r")
+        terminal.expect("> ")
+        terminal.type("true; then nosuch; fi\r")
+        terminal.expect("b2\r\n")
+        terminal.expect("nosuch: not found")
+        terminal.expect("/etc # ")
+        terminal.type("if )\r")
+        terminal.expect("/etc # ")
+        terminal.type("cat > /tmp/typed\rhello\r\x04")
+        terminal.expect("/etc # ")
+        terminal.type("cat /tmp/typed; echo code $?\r")
+        terminal.expect("hello\r\ncode 0")
+        terminal.expect("/etc # ")
+        terminal.type("\x04")
+        assert terminal.wait() == 0
     container.pod.remove()

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from rig import critest_images, tools
 from rig.cell import Cell
-from rig.containerd import Containerd
+from rig.containerd import Containerd, release
 from rig.registry import Registry
 from rig.shell import RigError
 
@@ -134,10 +134,27 @@ def show(
         console.print(f"[red]{len(worse)} specs pass with runc and not with ours[/]")
 
 
+def prepare(versions: Sequence[str]) -> None:
+    """Builds all that the runs need before the first one; RigError, one sentence, where a machine
+    cannot."""
+    try:
+        for name in ("runc", "cri-tools-1.36", *(SUITES[wanted] for wanted in versions)):
+            tools.ensure(name)
+        for wanted in versions:
+            release(wanted)
+    except RigError as error:
+        why = str(error).strip().splitlines()[-1].strip()
+        raise RigError(
+            "critest wants containerd, runc and CRI's suite, which this machine cannot build "
+            f"(Go modules and Debian's packages are needed): {why}"
+        ) from None
+
+
 def main(versions: Sequence[str], handlers: Sequence[str], focus: str, keep: Path | None) -> int:
     """Runs and shows each version; 1 when runc passes anything that ours does not."""
     console = Console(width=max(Console().width, 140))
     bad = 0
+    prepare(versions)
     for wanted in versions:
         results, worse = compare(wanted, handlers=handlers, focus=focus, keep=keep)
         show(console, wanted, results, worse)

@@ -6,6 +6,7 @@ A check is a function; it passes when it returns, and what it returns is a note 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 import traceback
 from collections.abc import Callable
@@ -55,10 +56,20 @@ class Line:
         try:
             text, passed = one.body() or "", True
         except Exception as error:
-            text, passed = _explain(error), False
+            text, passed = f"{_explain(error)}\n{_journal()}", False
         seconds = round(time.monotonic() - began, 2)
         self.send(check=one.title, passed=passed, seconds=seconds, text=text)
         return passed
+
+
+def _journal() -> str:
+    """What containerd and the fork server said last; the node's journal ends with the node."""
+    units = ["--unit=containerd", "--unit=copepod-zygote"]
+    argv = ["journalctl", "--no-pager", "--quiet", "--lines=12", "--output=cat", *units]
+    try:
+        return subprocess.run(argv, capture_output=True, text=True, timeout=60).stdout
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"no journal: {error}"
 
 
 def _explain(error: Exception) -> str:

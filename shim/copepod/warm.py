@@ -17,7 +17,7 @@ def create() -> None:
     from copepod.container import cgroup_oom, devices, fork, spawn  # noqa: F401
     from copepod.engine import capi, run  # noqa: F401
     from copepod.engine.limits import Knobs
-    from copepod.image import cache  # noqa: F401
+    from copepod.image import cache, digests  # noqa: F401
     from copepod.net import links, netns  # noqa: F401
 
     if spawn.machine().unified:

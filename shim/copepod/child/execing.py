@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import hiding, labels, main, privs, toolbox
+from copepod.child import hiding, labels, main, payload, privs, toolbox
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
@@ -32,7 +32,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     context.root = _root(job)
     found = main.look_up(job, context.root, job.program.env)
     code = main.obtain(context, found, wire, engine)
-    env = main.environment(job, context.root)
+    env = payload.environment(context.root, job.program)
     os.close(context.root)
     labels.prepare(context, executes=found.kind == "native")
     _join(job, job.join_flags & ~(ns.CLONE_NEWPID if context.unseen else 0))

@@ -141,7 +141,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     if job.kind != "sandbox":
         found = look_up(job, context.root, job.program.env)
         code = obtain(context, found, wire, engine)
-    env = environment(job, context.root)
+    env = payload.environment(context.root, job.program)
     labels.prepare(context, executes=found is not None and found.kind == "native")
     context.null = dev.own_null(context.root, context.null)
     if context.hidden:
@@ -190,8 +190,7 @@ def obtain(
     if engine is None:
         raise errors.Internal("copepod: no engine was loaded before the fork")
     if found.kind == "wasm":
-        digest = payload.digest(found.fd)
-        wire.say("found", digest, found.name, found.entry, fds=(found.fd,))
+        wire.say("found", found.name, found.entry, fds=(found.fd,))
         os.close(found.fd)
     else:
         wire.say("missing", found.name, found.entry, found.searched)
@@ -238,14 +237,6 @@ def check_access(job: Job, found: Payload | None) -> None:
 def kind_of(found: Payload) -> str:
     """ "native" or "wasm"; what is missing in the root is a layer of the image."""
     return "native" if found.kind == "native" else "wasm"
-
-
-def environment(job: Job, root: int) -> tuple[str, ...]:
-    """The process's environment; as with runc, HOME is the user's if it is not given."""
-    env = job.program.env
-    if any(word.startswith("HOME=") for word in env):
-        return env
-    return (*env, f"HOME={payload.home(root, job.program.identity.uid)}")
 
 
 def take_session(terminal: bool) -> None:

@@ -20,6 +20,8 @@ from copepod.values import dataclass
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from copepod.child.job import Program
+
 WASM = b"\0asm"
 ELF = b"\x7fELF"
 SCRIPT = b"#!"
@@ -175,18 +177,11 @@ def _check_interpreter(root: int, found: Payload, cwd: str) -> None:
     os.close(fd)
 
 
-def digest(fd: int) -> str:
-    """Gives the sha256 of the file's bytes in hex."""
-    from hashlib import sha256
-
-    state = sha256()
-    # One small buffer: fresh memory costs a page fault for each page of the file.
-    buffer = bytearray(1 << 17)
-    view, position = memoryview(buffer), 0
-    while count := os.preadv(fd, [buffer], position):
-        state.update(view[:count])
-        position += count
-    return state.hexdigest()
+def environment(root: int, program: Program) -> tuple[str, ...]:
+    """The process's environment; as with runc, HOME is the user's if it is not given."""
+    if any(word.startswith("HOME=") for word in program.env):
+        return program.env
+    return (*program.env, f"HOME={home(root, program.identity.uid)}")
 
 
 def home(root: int, uid: int) -> str:

@@ -73,17 +73,19 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
         # Unless its user namespace is to own it.
         by_us = own_netns and not any(n.type == "user" for n in loaded.linux.namespaces)
 
-        def meanwhile(pid: int) -> None:
-            if by_us:
-                _make_netns(record.netns, undo)
+        def network() -> None:
+            _make_netns(record.netns, undo)
+
+        def forked(pid: int) -> None:
             record.set_process(pid)
             record.write()
 
         fds = group.procs_fds()
         try:
-            process = await _spawn(
-                node, wanted, loaded, knobs, stdio, fds, record.netns if by_us else "", meanwhile
-            )
+            order = _order(node, wanted, loaded, knobs, stdio, fds)
+            if by_us:
+                order = replace(order, network=network, netns_path=f"/run/netns/{record.netns}")
+            process = await _spawn(node, wanted, replace(order, forked=forked))
         finally:
             for fd in fds:
                 os.close(fd)
@@ -157,17 +159,15 @@ def netns_name(bundle: str) -> str:
     return f"copepod-{sha256(bundle.encode()).hexdigest()[:16]}"
 
 
-async def _spawn(
+def _order(
     node: Node,
     wanted: Wanted,
     loaded: spec.Spec,
     knobs: limits.Knobs,
     stdio: Sequence[int],
     cgroup_fds: list[int],
-    netns: str,
-    meanwhile: Callable[[int], None],
-) -> spawn.Process:
-    order = spawn.Order(
+) -> spawn.Order:
+    return spawn.Order(
         id=wanted.id,
         namespace=wanted.namespace,
         bundle=wanted.bundle,
@@ -176,13 +176,15 @@ async def _spawn(
         stdio=(stdio[0], stdio[1], stdio[2]),
         terminal=wanted.terminal,
         cgroup_fds=cgroup_fds,
-        netns_path=f"/run/netns/{netns}" if netns else None,
         sandbox=loaded.annotations.get(CONTAINER_TYPE) == SANDBOX,
         native_allowed=node.config.native_allowed,
         limits=knobs,
-        meanwhile=meanwhile,
     )
-    resolver = Resolver(node.config, node.grpc_address, wanted, knobs, cgroup_fds)
+
+
+async def _spawn(node: Node, wanted: Wanted, order: spawn.Order) -> spawn.Process:
+    knobs = order.limits or limits.Knobs()
+    resolver = Resolver(node.config, node.grpc_address, wanted, knobs, order.cgroup_fds)
     # An image without a layer of its own is mounted as a bind of an empty folder: its module can
     # only be a wasm layer, so containerd is asked for it while the child builds its walls.
     if not order.sandbox and [mount.type for mount in wanted.rootfs] == ["bind"]:

@@ -24,8 +24,9 @@ class Order:
     the caller's; with `terminal` they are not looked at and `Process.console` is the master.
 
     `netns_path` takes the place of a new network namespace; `sandbox`: be the pod's waiting
-    process; `limits`: what a wasm guest may use, the engine's defaults if None; `meanwhile` is
-    called with the child's pid once it is forked, which joins no namespace before the end of it.
+    process; `limits`: what a wasm guest may use, the engine's defaults if None; the last two
+    are called once the child is forked: it waits for what `network` makes before it joins
+    namespaces, `forked` is given its pid.
     """
 
     id: str
@@ -40,7 +41,8 @@ class Order:
     sandbox: bool = False
     native_allowed: bool = True
     limits: Knobs | None = None
-    meanwhile: Callable[[int], None] | None = None
+    network: Callable[[], None] | None = None
+    forked: Callable[[int], None] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +66,9 @@ class ExecOrder:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """What args[0] names. kind "wasm": a file with this sha256, open at `fd`, which the receiver
-    closes; "missing": no such file, so a layer of the image may be meant; `searched` says where.
+    """What args[0] names. kind "wasm": a file, open at `fd`, which the receiver closes, and its
+    sha256 if known; "missing": no such file, so a layer of the image may be meant; `searched` says
+    where.
 
     `stale`: the engine refused the file that it was given before; it has to be compiled anew.
     """

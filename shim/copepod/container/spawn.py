@@ -100,7 +100,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         native_allowed=order.native_allowed,
         filter=filter_,
         filter_flags=flags,
-        waits=order.meanwhile is not None,
+        waits=order.network is not None,
         hook_state=hooks.state(order.id, order.bundle, spec, "creating", 0) if spec.hooks else b"",
     )
     engine = None if order.sandbox else Engine(order.limits)
@@ -199,9 +199,13 @@ class _Conversation:
 
     def _meanwhile(self) -> None:
         """What can be done while the child begins, which waits for some of it."""
-        if isinstance(self._order, Order) and self._order.meanwhile is not None:
-            self._order.meanwhile(self._talk.pid)
-            self._talk.say("network")
+        order = self._order
+        if isinstance(order, Order):
+            if order.network is not None:
+                order.network()
+                self._talk.say("network")
+            if order.forked is not None:
+                order.forked(self._talk.pid)
         if self._guest:
             self._covers = covers.Maker(self._job.proc_mounts)
 
@@ -221,7 +225,7 @@ class _Conversation:
                 self._console = talk.take_fd()
             case "found":
                 self._file = talk.take_fd()
-                await self._module(Found("wasm", words[2], words[1], -1, "", self._layers))
+                await self._module(Found("wasm", words[1], "", -1, "", self._layers))
             case "missing":
                 await self._module(Found("missing", words[1], "", -1, words[3], self._layers))
             case "unusable" if self._found is not None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from copepod import errors
-from copepod.image import builder, lookup, toolbox, worker
+from copepod.image import builder, digests, lookup, toolbox, worker
 from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -26,9 +26,9 @@ _STARTED = 1.0  # seconds after which a start is over
 class Found(Protocol):
     """What the container's own process saw of args[0], `name`, in its root file system.
 
-    `kind` is "wasm", with the file's descriptor and the hex SHA-256 of its bytes, or "missing",
-    and then `searched` says what there is not ("the file /app.wasm"). `stale`: the code that was
-    given before is of no use, so that it has to be compiled again.
+    `kind` is "wasm", with the file's descriptor and, if known, the hex SHA-256 of its bytes, or
+    "missing", and then `searched` says what there is not ("the file /app.wasm"). `stale`: the code
+    that was given before is of no use, so that it has to be compiled again.
     """
 
     @property
@@ -187,11 +187,14 @@ def settings(
 
 async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, str]:
     """Gives (descriptor, kind) of the code for a file, out of the cache or of a child."""
-    source = worker.Source(found.fd, found.digest, f"the file {name!r}")
-    code = worker.cached(bench, found.digest, stale=found.stale)
+    digest = found.digest or digests.recall(bench.cache.root, found.fd)
+    source = worker.Source(found.fd, digest, f"the file {name!r}")
+    code = worker.cached(bench, digest, stale=found.stale) if digest else None
     if code is None:
+        # What was remembered is not relied on where the file is read in any case.
+        unknown = replace(source, digest=found.digest)
         child = builder.Child.fork(
-            lambda wire: worker.build(bench, source, wire), bench, [found.fd]
+            lambda wire: worker.build(bench, unknown, wire, stale=found.stale), bench, [found.fd]
         )
         return await child.code(source.what)
     if not code.best and worker.has_room(bench, os.fstat(found.fd).st_size):

@@ -116,14 +116,35 @@ def run(
         os._exit(0)
 
 
-def build(settings: Settings, source: Source, wire: socket.socket) -> None:
-    """Compiles for this start, answers, and goes on to better code for the next one."""
+def build(settings: Settings, source: Source, wire: socket.socket, *, stale: bool = False) -> None:
+    """Compiles for this start, answers, and goes on to better code for the next one.
+
+    A source whose digest is unknown is read for it first, and its code may be in the cache then.
+    """
     os.nice(_NICE)
-    data = read(settings, source)
-    code = _compile(settings, source, data)
+    code = None
+    if not source.digest:
+        source = _identified(settings, source)
+        code = cached(settings, source.digest, stale=stale)
+    data = b""
+    if code is None:
+        data = read(settings, source)
+        code = _compile(settings, source, data)
     answer(wire, code)
-    if not code.best and has_room(settings, len(data)):
+    size = os.fstat(source.fd).st_size
+    if not code.best and has_room(settings, size):
+        data = data or read(settings, source)
         improve(settings, source, data)
+
+
+def _identified(settings: Settings, source: Source) -> Source:
+    """Gives the source with its digest, which the cache remembers."""
+    from copepod.image import digests
+
+    _check_size(settings, source)
+    digest = digests.work_out(source.fd)
+    digests.remember(settings.cache.root, source.fd, digest)
+    return replace(source, digest=digest)
 
 
 def answer(wire: socket.socket, code: Code) -> None:
@@ -154,12 +175,7 @@ def read(settings: Settings, source: Source) -> bytes:
     """Gives the module's bytes, after making sure that they are what the digest stands for."""
     from hashlib import sha256
 
-    size = os.fstat(source.fd).st_size
-    if size > settings.limit:
-        raise errors.ResourceExhausted(
-            f"{source.what} has {size} bytes, more than the {settings.limit} that this node"
-            " compiles"
-        )
+    _check_size(settings, source)
     parts, at = [], 0
     while part := os.pread(source.fd, 16 << 20, at):
         parts.append(part)
@@ -173,6 +189,15 @@ def read(settings: Settings, source: Source) -> bytes:
             " damaged on disk or has changed meanwhile"
         )
     return data
+
+
+def _check_size(settings: Settings, source: Source) -> None:
+    size = os.fstat(source.fd).st_size
+    if size > settings.limit:
+        raise errors.ResourceExhausted(
+            f"{source.what} has {size} bytes, more than the {settings.limit} that this node"
+            " compiles"
+        )
 
 
 def _leave_shim(parent: int) -> None:

@@ -78,6 +78,7 @@ _PROTOTYPES = (
     ("setdomainname", ctypes.c_char_p, ctypes.c_size_t),
     ("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4),
     ("personality", ctypes.c_ulong),
+    ("fstatfs", ctypes.c_int, ctypes.c_void_p),
     ("capget", ctypes.c_void_p, ctypes.c_void_p),
     ("capset", ctypes.c_void_p, ctypes.c_void_p),
 )

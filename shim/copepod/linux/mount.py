@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
 
 from copepod.linux import libc
 
@@ -34,6 +35,8 @@ MS_STRICTATIME = 0x1000000
 MS_LAZYTIME = 0x2000000
 
 MNT_DETACH = 2
+
+_STATFS = 256  # bytes, more than struct statfs has anywhere
 
 OPEN_TREE_CLONE = 1
 OPEN_TREE_CLOEXEC = os.O_CLOEXEC
@@ -121,6 +124,14 @@ def mount_setattr(
     flags = libc.AT_EMPTY_PATH | (libc.AT_RECURSIVE if recursive else 0)
     size = ctypes.sizeof(attr)
     libc.syscall(libc.SYS_mount_setattr, fd, b"", flags, ctypes.addressof(attr), size, path=path)
+
+
+def fstype(fd: int) -> int:
+    """Gives the magic number of the file system that `fd` is on: f_type of fstatfs(2)."""
+    data = ctypes.create_string_buffer(_STATFS)
+    if libc.named("fstatfs")(fd, ctypes.addressof(data)) < 0:
+        raise libc.fail()
+    return int.from_bytes(data.raw[: ctypes.sizeof(ctypes.c_long)], sys.byteorder)
 
 
 def fsopen(fstype: str) -> int:

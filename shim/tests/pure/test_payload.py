@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -49,7 +48,6 @@ def root(tmp_path: Path) -> Iterator[int]:
 def find(root: int, name: str, path: str = "/bin:/opt", cwd: str = "/") -> payload.Payload:
     found = payload.find(root, [name, "arg"], [f"PATH={path}"], cwd)
     if found.fd >= 0:
-        assert payload.digest(found.fd) == sha256(WASM).hexdigest()
         os.close(found.fd)
     return found
 

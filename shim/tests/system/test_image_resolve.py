@@ -236,6 +236,24 @@ def test_a_file_is_compiled_once_and_better_the_second_time(
     check(run(node.module(node.file(EMPTY, "/other"))), EMPTY, "cranelift")
 
 
+def test_a_file_is_read_for_its_digest_once(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = node.folder / "app.wasm"
+
+    def file(data: bytes = b"") -> Found:
+        if data:
+            path.write_bytes(data)
+            os.utime(path, (7, 7))  # as an archive's reader does
+        return Found("wasm", "/app.wasm", "", os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+
+    check(run(node.module(file(EMPTY))), EMPTY)
+    with monkeypatch.context() as patch:
+        patch.setattr(builder.Child, "fork", None)  # nobody is asked any more
+        check(run(node.module(file())), EMPTY, "cranelift")
+    check(run(node.module(replace(file(), stale=True))), EMPTY)
+    other = EMPTY + b"\0\1\0"  # a custom section without a name
+    check(run(node.module(file(other))), other)
+
+
 def test_better_code_that_is_missing_is_made_at_the_next_hit(node: Node) -> None:
     check(run(node.module(node.file(EMPTY))), EMPTY)
     node.cache.discard(Profile(tier="cranelift").key(), sha256(EMPTY).hexdigest())

@@ -22,7 +22,7 @@ EXPECTED = (
     # hierarchies writable.
     r"mounts: [-+]/ on /sys/fs/cgroup r[wo],nosuid,nodev,noexec,relatime \[\] tmpfs .*",
     # A mask must not be a device that the container's own /dev could have replaced.
-    r"mounts: [-+]/null on /(proc|sys)/\S+ \S+ \[(master)?\] (tmpfs|devtmpfs) .*",
+    r"mounts: [-+]/null on /(proc|sys)/\S+ \S+ \[\] (tmpfs|devtmpfs) .*",
     r"mounts: [-+]/ on /(proc|sys)/\S+ ro,relatime \[\] tmpfs \S+ ro(,nr_inodes=1)?(,mode=755)?",
 )
 RUNS = [
@@ -114,6 +114,22 @@ def test_ctr_run_makes_the_walls_that_runc_makes(node: Containerd, flags: tuple[
     ours = walls.of_run(Runner(node, "copepod"), *flags)
     found = unexplained(ours, walls.of_run(Runner(node, "runc"), *flags))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("kind", ["private", "slave", "rslave", "shared", "rshared", "unbindable"])
+def test_mounts_propagate_as_those_that_runc_makes(node: Containerd, kind: str) -> None:
+    ours, theirs = (
+        propagation(walls.of_run(Runner(node, runtime), "--rootfs-propagation", kind))
+        for runtime in ("copepod", "runc")
+    )
+    assert ours == theirs
+    assert "/proc" in ours
+
+
+def propagation(found: walls.Walls) -> dict[str, str]:
+    """Whom each mount tells of what is mounted below it, and who tells it."""
+    words = (re.fullmatch(r"\S+ on (\S+) \S+ \[(.*)\] .*", line) for line in found.facts["mounts"])
+    return {match[1]: match[2] for match in words if match}
 
 
 @pytest.mark.parametrize(("sandbox", "container"), PODS)

@@ -182,10 +182,8 @@ class TaskService(TaskBase):
         return Empty()
 
     async def stats(self, request: pb.StatsRequest, ctx: ttrpc.Context) -> pb.StatsResponse:
-        """The container's metrics, read from its cgroup now."""
+        """The container's metrics, read from its cgroup now; an ended one has it until Delete."""
         task = self._task(request.id)
-        if task.init.status == Status.STOPPED and not task.container.pids():
-            raise errors.NotFound(f"container {request.id} has ended: no metrics")
         type_url, value = stats.metrics(task.container.stats())
         return pb.StatsResponse(stats=Any(type_url=type_url, value=value))
 

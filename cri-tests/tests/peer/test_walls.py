@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from rig import walls
+from rig import images, walls
 from rig.containerd import Containerd
 from rig.cri import Pods
 from rig.runs import Runner
@@ -21,10 +21,17 @@ EXPECTED = (
     # cgroup v1: the spec says ro, and ours takes it at its word; runc leaves the tmpfs above the
     # hierarchies writable.
     r"mounts: [-+]/ on /sys/fs/cgroup r[wo],nosuid,nodev,noexec,relatime \[\] tmpfs .*",
-    # A mask must not be a device that the container's own /dev could have replaced.
+    # A mask must not be a device that the container's own /dev could have replaced. With a user
+    # namespace runc's is the node's too, and hears of what the node mounts over it.
     r"mounts: [-+]/null on /(proc|sys)/\S+ \S+ \[\] (tmpfs|devtmpfs) .*",
-    r"mounts: [-+]/ on /(proc|sys)/\S+ ro,relatime \[\] tmpfs \S+ ro(,nr_inodes=1)?(,mode=755)?",
+    r"mounts: -/null on /(proc|sys)/\S+ \S+ \[master\] devtmpfs .*",
+    r"mounts: [-+]/ on /(proc|sys)/\S+ ro,relatime \[\] tmpfs \S+ ro(,nr_inodes=1)?(,mode=755)?"
+    r"(,uid=\d+,gid=\d+)?",
+    # With a user namespace runc's belongs to a group of the node, whom nobody inside knows.
+    r"devices: -drwxrwxrwt 0 65534  mqueue",
+    r"devices: \+drwxrwxrwt 0 0  mqueue",
 )
+MAPPED = ("--uidmap", "0:100000:65536", "--gidmap", "0:100000:65536")
 RUNS = [
     pytest.param((), id="plain"),
     pytest.param(("--privileged",), id="privileged"),
@@ -43,6 +50,7 @@ RUNS = [
         ("--mount", "type=tmpfs,src=tmpfs,dst=/mnt/b,options=size=64k:noexec:mode=1777"), id="tmpfs"
     ),
     pytest.param(("--rootfs-propagation", "slave"), id="propagation"),
+    pytest.param(MAPPED, id="user-namespace"),
 ]
 USER: dict[str, Any] = {
     "run_as_user": {"value": 1000},
@@ -114,6 +122,15 @@ def test_ctr_run_makes_the_walls_that_runc_makes(node: Containerd, flags: tuple[
     ours = walls.of_run(Runner(node, "copepod"), *flags)
     found = unexplained(ours, walls.of_run(Runner(node, "runc"), *flags))
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("runtime", ["copepod", "runc"])
+def test_root_of_a_user_namespace_has_its_network(node: Containerd, runtime: str) -> None:
+    """Who owns a network namespace is settled when it is made (network_namespaces(7))."""
+    script = "ip addr add 192.0.2.1/24 dev lo && ip addr show lo"
+    flags = (*MAPPED, "--cap-add", "CAP_NET_ADMIN")
+    done = Runner(node, runtime).run(images.BUSYBOX, "sh", "-c", script, flags=flags)
+    assert "192.0.2.1/24" in done.out, done.text
 
 
 @pytest.mark.parametrize("kind", ["private", "slave", "rslave", "shared", "rshared", "unbindable"])

@@ -1,4 +1,4 @@
-"""`python -m rig demo|matrix|critest|bench|e2e`, as root: what is missing is installed or built.
+"""`python -m rig demo|matrix|guests|critest|...`, as root: what is missing is installed or built.
 
 It says in one line what is wrong when it cannot go on.
 """
@@ -35,6 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     e2e = command("e2e", "what users do with wasm pods, in a real Kubernetes", "2.4.2")
     e2e.add_argument("--focus", default="", help="a regular expression of row names")
     e2e.add_argument("--keep", type=Path, help="where the logs go")
+    guests = command("guests", "each guest and each feature, and what compiling costs", "2.4.2")
+    guests.add_argument("--focus", default="", help="of guests, once, cold, tiers, limits: a regex")
     bench = command("bench", "ours and runc in turn", "2.4.2")
     bench.add_argument("--rounds", type=int, default=15)
     bench.add_argument("--focus", default="", help="of runs, execs, shims, pods, memory: a regex")
@@ -70,6 +72,10 @@ def main() -> int:
         from e2e import suite
 
         return suite.main(versions[0], options.focus, options.keep)
+    if options.command == "guests":
+        from rig import guests_table
+
+        return guests_table.main(versions[0], options.runtime, options.focus)
     if options.command == "bench":
         from rig import bench
 

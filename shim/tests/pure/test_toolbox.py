@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import copepod
 from copepod import errors
 from copepod.child import toolbox as inside
 from copepod.child.job import Identity, Job, Namespaces, Program
@@ -47,9 +48,10 @@ def test_every_tool_is_in_the_guide() -> None:
 
 
 def test_the_module_lies_beside_the_package() -> None:
-    root = Path(__file__).parents[3]
-    assert toolbox.path(Config()) == str(root / "shim/guests/toolbox.wasm")
-    assert os.readlink(toolbox.path(Config())) == "../../build/guests/toolbox.wasm"
+    package = Path(copepod.__file__).parent
+    assert toolbox.path(Config()) == str(package.with_name("guests") / "toolbox.wasm")
+    checkout = Path(__file__).parents[2] / "guests/toolbox.wasm"
+    assert os.readlink(checkout) == "../../build/guests/toolbox.wasm"
     assert toolbox.path(parse('[toolbox]\npath = "/x.wasm"')) == "/x.wasm"
 
 

@@ -25,6 +25,10 @@ from typing import Any
 TOP = "/opt/copepod"
 LABEL = "copepod.dev/runtime"
 RUNTIME = "copepod"
+# How a program of the node is run: in the namespaces of its process 1, or, for a node whose root
+# is a folder of this machine, in that root.
+NAMESPACES = ("nsenter", "--target", "1", "--mount", "--uts", "--ipc", "--net", "--pid", "--")
+FOLDER = ("chroot", "/host")
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 # What a container waits for before it runs (kubelet's reasons for `waiting`).
 STARTING = {"ContainerCreating", "PodInitializing"}
@@ -68,8 +72,7 @@ class Installer:
     host: Path = Path("/host")
     payload: Path = Path("/payload")
     ready: Path = Path("/tmp/ready")
-    enter: tuple[str, ...] = ("nsenter", "--target", "1", "--mount", "--uts", "--ipc", "--net",
-                              "--pid", "--")  # fmt: skip
+    enter: tuple[str, ...] = NAMESPACES
     containerd: str = "auto"
     restart: bool = True
     settle: float = 120.0
@@ -236,6 +239,7 @@ def main() -> int:
     host = f"[{host}]" if ":" in host else host
     installer = Installer(
         Api(f"https://{host}:{port}", context), os.environ["NODE_NAME"],
+        enter=NAMESPACES if os.environ.get("HOST_ROOT", "/") == "/" else FOLDER,
         containerd=os.environ.get("CONTAINERD", "auto"),
         restart=os.environ.get("RESTART", "true") == "true",
         settle=float(os.environ.get("SETTLE_SECONDS", "120")),

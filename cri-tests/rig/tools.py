@@ -54,6 +54,7 @@ CATALOGUE = {
     ),
     "cri-tools-1.36": Tool("cri-tools-1.36", (_CRI + "crictl",), (_CRI + "critest",)),
     "cri-tools-1.34": Tool("cri-tools-1.34", (_CRI + "crictl",), (_CRI + "critest",)),
+    "helm": Tool("helm", ("helm.sh/helm/v3/cmd/helm",), ldflags="-s -w"),
     # etcd's program is called server.
     "kubernetes-1.37.2": Tool(
         "kubernetes-1.37",

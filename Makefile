@@ -45,6 +45,9 @@ e2e: build ## what users do with wasm pods, in a real one-node Kubernetes
 vm: build ## the packages on a whole node: Debian 13, systemd, cgroup v2, under qemu
 	@$(RUN) -m vm
 
+packages: build ## deb and rpm for amd64 and arm64: sizes, linters, every CPython, the same bytes twice
+	@$(RUN) -m packages
+
 proto: build ## regenerate api/copepod_api from api/protos
 	@$(RUN) api/generate.py
 

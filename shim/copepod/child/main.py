@@ -17,7 +17,7 @@ from copepod.child import dev, hiding, hooks, join, labels, pause, payload, priv
 from copepod.child.job import Context
 from copepod.child.privs import Step
 from copepod.child.wire import Wire
-from copepod.linux import fds, ns, prctl, seccomp
+from copepod.linux import fds, ns, prctl, seccomp, sibling
 
 if TYPE_CHECKING:
     import socket
@@ -156,9 +156,9 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
 
 
 def be_born(wire: Wire) -> None:
-    """Forks the process that stays; this one tells its pid and is gone. The shim, a subreaper,
-    becomes the other's parent, which says nothing before that."""
-    pid = os.fork()
+    """Forks the process that stays; this one tells its pid and is gone. The shim is the other's
+    parent, which says nothing before the shim knows of it."""
+    pid = sibling.fork()
     if pid:
         wire.say("pid", str(pid))
         os._exit(0)

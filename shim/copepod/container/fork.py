@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from copepod import errors
 from copepod.child import main, signals
 from copepod.container.talk import Talk
-from copepod.linux import caps, cgroup, libc, ns, prctl
+from copepod.linux import caps, cgroup, libc, ns, sibling
 from copepod.values import replace
 
 if TYPE_CHECKING:
@@ -24,28 +24,6 @@ if TYPE_CHECKING:
 
     from copepod.child.job import Job
     from copepod.engine.limits import Knobs
-
-
-class Guardian:
-    """While one is `wanted`, orphaned descendants become children of this process: those whose
-    parent, a process in between, has just ended. At other times orphans are no concern of a shim.
-    """
-
-    _count = 0
-
-    def __init__(self, wanted: bool) -> None:
-        self._wanted = wanted
-        if wanted:
-            Guardian._count += 1
-            prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 1)
-
-    def leave(self) -> None:
-        """Ends this one's part; more than once is fine."""
-        if self._wanted:
-            self._wanted = False
-            Guardian._count -= 1
-            if not Guardian._count:
-                prctl.prctl(prctl.PR_SET_CHILD_SUBREAPER, 0)
 
 
 class Engine:
@@ -163,4 +141,5 @@ def prepare() -> None:
     libc.prepare()
     caps.last()
     cgroup.prepare()
+    sibling.prepare()
     signals.ending()

@@ -15,7 +15,7 @@ from copepod import errors
 from copepod.child import cgroupfs, idmap
 from copepod.child.toolbox import stays_unseen
 from copepod.container import cgroup_mounts, covers, hooks, plan, plan_mounts, plan_process, seccomp
-from copepod.container.fork import Engine, Guardian, fork, is_middle
+from copepod.container.fork import Engine, fork
 from copepod.container.orders import ExecOrder, Found, Module, Order
 from copepod.linux import mount as m
 from copepod.linux import ns, pidfd
@@ -119,13 +119,7 @@ async def _start(
     order: Order | ExecOrder,
     resolve: Callable[[Found], Awaitable[Module]],
 ) -> Process:
-    guardian = Guardian(is_middle(job))
-    try:
-        talk = fork(job, engine)
-    except BaseException:
-        guardian.leave()
-        raise
-    return await _Conversation(talk, job, order, resolve, guardian).run()
+    return await _Conversation(fork(job, engine), job, order, resolve).run()
 
 
 def exec_job(order: ExecOrder) -> Job:
@@ -168,11 +162,9 @@ class _Conversation:
         job: Job,
         order: Order | ExecOrder,
         resolve: Callable[[Found], Awaitable[Module]],
-        guardian: Guardian,
     ) -> None:
         self._talk, self._job, self._order, self._resolve = talk, job, order, resolve
         self._console = self._file = -1
-        self._guardian = guardian
         self._found: Found | None = None
         # A name says enough to have something ready that is of no harm if it is wrong.
         name = job.program.args[0] if job.program.args else ""
@@ -192,7 +184,6 @@ class _Conversation:
             raise
         finally:
             self._covers.close()
-            self._guardian.leave()
             if self._file >= 0:
                 os.close(self._file)
         return Process(self._talk, words[1], self._console)
@@ -265,12 +256,11 @@ class _Conversation:
                 os.close(fd)
 
     async def _adopt(self, pid: int) -> None:
-        """Takes the status of the process in between; its child is ours once it has ended."""
+        """Takes the status of the process in between; the one that it has made is our child."""
         status = await self._talk.reap()
         if status != 0:
             raise errors.Internal(f"copepod: the process in between ended with status {status}")
         self._talk.follow(pid)
-        self._guardian.leave()
         self._talk.say("adopted")
 
 

@@ -37,6 +37,9 @@ class Config:
     compile_timeout_seconds: int = 300
     """How long the compiler may take for one module."""
 
+    compile_node_memory_bytes: int = 512 << 20
+    """What compiling may take where the container has too little memory for it; one at a time."""
+
     toolbox_enabled: bool = True
     """Whether exec finds the node's tools where an image has none of that name."""
 
@@ -58,6 +61,7 @@ _TABLES = {
     "compile": {
         "module_max_bytes": "module_max_bytes",
         "timeout_seconds": "compile_timeout_seconds",
+        "node_memory_bytes": "compile_node_memory_bytes",
     },
     "toolbox": {"enabled": "toolbox_enabled", "path": "toolbox_path"},
 }

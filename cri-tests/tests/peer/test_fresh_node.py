@@ -21,3 +21,14 @@ def test_the_socket_directory_is_made_with_its_parents() -> None:
         runner.detach(images.C_ROOTFS, images.MODULE, "count", "20", name="first")
         assert runner.wait_running("first")
         assert (cell.run_dir / "containerd" / "s").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_container_with_little_memory_is_the_first_of_its_image() -> None:
+    """It could not compile its module within its own limit."""
+    with Cell() as cell, Containerd(cell, DEBIAN) as node:
+        archive = images.archive(cell.home / "images.tar", images.good_wasm(layers=False))
+        node.import_image(archive, namespace=cell.name)
+        runner = Runner(node, "copepod")
+        flags = ["--memory-limit", str(40 << 20)]
+        done = runner.run(images.GO_ROOTFS, images.MODULE, "exit", "3", flags=flags)
+        assert done.code == 3, done.err

@@ -28,10 +28,10 @@ class Child:
     Whoever forks one calls `code`, `leave` or `drop` in the end.
     """
 
-    def __init__(self, pidfd: int, wire: socket.socket, seconds: float) -> None:
+    def __init__(self, pidfd: int, wire: socket.socket, seconds: float, node_memory: int) -> None:
         self._pidfd = pidfd
         self._wire = wire
-        self._seconds = seconds
+        self._seconds, self._node_memory = seconds, node_memory
         self._loop = asyncio.get_running_loop()
         self._status: asyncio.Future[int] = self._loop.create_future()
         self._loop.add_reader(pidfd, self._reap)
@@ -42,16 +42,21 @@ class Child:
         work: Callable[[socket.socket], None],
         settings: worker.Settings,
         keep: Iterable[int] = (),
+        *,
+        inside: bool = True,
     ) -> Child:
-        """Forks; the child does `work` with its end of the wire, and ends."""
+        """Forks; the child does `work` with its end of the wire, and ends. `inside`: it is in the
+        container's cgroups from the start."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         parent = os.getpid()
-        pid, groups = cgroup.fork(settings.cgroup_fds)
+        pid, groups = cgroup.fork(settings.cgroup_fds if inside else ())
         if pid == 0:
             worker.run(work, settings, theirs, parent, keep, groups)
         theirs.close()
         ours.setblocking(False)
-        return cls(pidfds.pidfd_open(pid), ours, settings.seconds)
+        return cls(
+            pidfds.pidfd_open(pid), ours, settings.seconds, 0 if inside else settings.node_memory
+        )
 
     async def code(self, what: str, message: bytes = b"") -> tuple[int, str]:
         """Says `message`, if any; gives (descriptor of the code, "core" or "component").
@@ -64,7 +69,7 @@ class Child:
             async with asyncio.timeout(self._seconds):
                 text, fd = await self._answer()
                 if not text:
-                    raise died(await self._dead(), what)
+                    raise died(await self._dead(), what, self._node_memory)
         except TimeoutError:
             await self.drop()
             raise errors.ResourceExhausted(
@@ -165,13 +170,15 @@ class Child:
         self._status.set_result(_LOST if status is None else status)
 
 
-def died(status: int, what: str) -> errors.Error:
+def died(status: int, what: str, node_memory: int) -> errors.Error:
     """Says in one sentence why a child that gave no answer ended; 128 + n is signal n."""
     if status == 128 + signal.SIGKILL:
         return errors.ResourceExhausted(
             f"compiling {what} was killed, most likely at the container's memory limit: it takes"
             " about 30 times the module's size, once on this node; raise the limit"
         )
+    if status == 128 + signal.SIGABRT and node_memory:
+        return worker.too_little(what, node_memory)
     if 128 < status < _LOST:
         name = signal.Signals(status - 128).name
         return errors.Internal(f"the compiler crashed with {name} while compiling {what}")

@@ -75,9 +75,11 @@ def look_up(question: Question, settings: worker.Settings, wire: socket.socket) 
             return
     source = worker.Source(containerd.open(layer, settings.limit, what), layer.hex, what)
     containerd.close()
+    size = os.fstat(source.fd).st_size
     if code is None:
-        worker.build(settings, source, wire)
-    elif worker.has_room(settings, os.fstat(source.fd).st_size):
+        worker.build(worker.placed(settings, size), source, wire)
+    elif worker.has_room(settings, size):
+        settings = worker.placed(settings, size)
         worker.improve(settings, source, worker.read(settings, source))
 
 

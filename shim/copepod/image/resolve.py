@@ -158,7 +158,9 @@ def start(
     """
     question = lookup.Question(container_id, namespace, grpc_address, containerd_root)
     bench = settings(config, cgroup_fds, knobs)
-    return builder.Child.fork(lambda wire: lookup.look_up(question, bench, wire), bench)
+    return builder.Child.fork(
+        lambda wire: lookup.look_up(question, bench, wire), bench, inside=False
+    )
 
 
 def split(name: str) -> tuple[str, str | None]:
@@ -182,6 +184,7 @@ def settings(
         limit=config.module_max_bytes,
         seconds=config.compile_timeout_seconds,
         cgroup_fds=cgroup_fds,
+        node_memory=config.compile_node_memory_bytes,
     )
 
 
@@ -193,8 +196,13 @@ async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, s
     if code is None:
         # What was remembered is not relied on where the file is read in any case.
         unknown = replace(source, digest=found.digest)
+        if not worker.fits(bench, os.fstat(found.fd).st_size):
+            bench = worker.outside(bench)
         child = builder.Child.fork(
-            lambda wire: worker.build(bench, unknown, wire, stale=found.stale), bench, [found.fd]
+            lambda wire: worker.build(bench, unknown, wire, stale=found.stale),
+            bench,
+            [found.fd],
+            inside=bench.inside,
         )
         return await child.code(source.what)
     if not code.best and worker.has_room(bench, os.fstat(found.fd).st_size):

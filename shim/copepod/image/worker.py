@@ -27,6 +27,8 @@ _NICE = 5  # the pod's other processes go first, but its start waits for this on
 _OOM_FIRST = b"1000"  # proc(5): where memory ends, the child is what ends
 # The memory that compiling takes: 24 to 30 bytes for each byte of wasm, on top of the process.
 _ROOM_BASE, _ROOM_FACTOR = 32 << 20, 32
+_FITS_BASE = 16 << 20
+_TURN = ".compile.lock"
 _UNLIMITED = 1 << 62
 # The signals for which the shim may have a handler; SIGPIPE stays ignored, as Python has it.
 _HANDLED = (
@@ -44,7 +46,10 @@ _IMPROVE_MAX = 8 << 30
 class Settings:
     """How a node compiles, and for whom: `tiers` are the compilers whose code may run, the best
     first, and the last one compiles what isn't there; `limit` is the largest module in bytes,
-    `seconds` what one may take; `cgroup_fds` are open for writing, and the child joins each."""
+    `seconds` what one may take; `cgroup_fds` are those of the container, and the child joins each.
+
+    Where the container has not the memory, it is not `inside` but on the node's account, in at
+    most `node_memory` bytes and one at a time on the whole node."""
 
     cache: Cache
     profile: Profile
@@ -52,6 +57,8 @@ class Settings:
     limit: int
     seconds: float
     cgroup_fds: Sequence[int]
+    node_memory: int = 512 << 20
+    inside: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,8 +135,13 @@ def build(settings: Settings, source: Source, wire: socket.socket, *, stale: boo
         code = cached(settings, source.digest, stale=stale)
     data = b""
     if code is None:
-        data = read(settings, source)
-        code = _compile(settings, source, data)
+        if not settings.inside:
+            _take_turn(settings)
+        try:
+            data = read(settings, source)
+            code = _compile(settings, source, data)
+        except MemoryError:
+            raise too_little(source.what, settings.node_memory) from None
     answer(wire, code)
     size = os.fstat(source.fd).st_size
     if not code.best and has_room(settings, size):
@@ -159,16 +171,62 @@ def improve(settings: Settings, source: Source, data: bytes) -> None:
     from copepod.engine import compile as compiler
 
     compiler.step_back()
-    compiler.bound(
-        min(_spare_memory(settings.cgroup_fds) // 2, _IMPROVE_MAX), int(settings.seconds)
-    )
+    compiler.bound(min(_room(settings), _IMPROVE_MAX), int(settings.seconds))
     alone = replace(settings, profile=replace(settings.profile, parallel=False))
     _once(alone, source, data, settings.tiers[0])
 
 
 def has_room(settings: Settings, size: int) -> bool:
-    """Whether the cgroup has the memory to make better code for `size` bytes of wasm."""
-    return _spare_memory(settings.cgroup_fds) // 2 >= _ROOM_BASE + _ROOM_FACTOR * size
+    """Whether there is the memory to make better code for `size` bytes of wasm."""
+    return _room(settings) >= _ROOM_BASE + _ROOM_FACTOR * size
+
+
+def _room(settings: Settings) -> int:
+    return _spare_memory(settings.cgroup_fds) // 2 if settings.inside else settings.node_memory
+
+
+def fits(settings: Settings, size: int) -> bool:
+    """Whether the container has the memory to compile `size` bytes of wasm at all."""
+    return _spare_memory(settings.cgroup_fds) >= _FITS_BASE + _ROOM_FACTOR * size
+
+
+def outside(settings: Settings) -> Settings:
+    """The same on the node's account."""
+    profile = replace(settings.profile, parallel=False)
+    return replace(settings, cgroup_fds=(), profile=profile, inside=False)
+
+
+def placed(settings: Settings, size: int) -> Settings:
+    """Has this process, which may have threads, enter the container's cgroups if they have the
+    memory; gives the settings that hold from here on."""
+    if not fits(settings, size):
+        return outside(settings)
+    for fd in settings.cgroup_fds:
+        cgroup.enter_whole(fd)
+    return settings
+
+
+def too_little(what: str, node_memory: int) -> errors.Error:
+    """What to say when the node's account was overdrawn, which ends the engine by SIGABRT."""
+    return errors.ResourceExhausted(
+        f"the compiler gave up while compiling {what}: most likely that takes more than the"
+        f" {node_memory >> 20} MiB that this node gives to containers with little memory"
+        " (compile.node_memory_bytes in Copepod's config.toml); raise the container's limit"
+    )
+
+
+def _take_turn(settings: Settings) -> None:
+    """Waits until nobody else compiles on the node's account, and bounds this process."""
+    import fcntl
+
+    from copepod.engine import compile as compiler
+
+    try:
+        path = f"{settings.cache.root}/{_TURN}"
+        fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), fcntl.LOCK_EX)
+    except OSError:
+        pass  # a cache that can't be written to: the bound is what counts
+    compiler.bound(settings.node_memory, int(settings.seconds))
 
 
 def read(settings: Settings, source: Source) -> bytes:

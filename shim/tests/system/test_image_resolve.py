@@ -648,6 +648,34 @@ def enter_by(group: pathlib.Path) -> int:
 
 
 def test_a_limit_that_is_too_small_for_the_compiler(node: Node, group: pathlib.Path) -> None:
+    """The node lends the memory, up to a bound; the container's is not touched for it."""
+    limit_file(group).write_text(str(20 << 20))
+    procs = enter_by(group)
+    data = large(3_000)
+    node.image(node.blob(data, "application/wasm"))
+    small = Config(
+        cache_dir=node.config.cache_dir, toolbox_path="/x", compile_node_memory_bytes=4 << 20
+    )
+    for layer in (True, False):
+        found = Found() if layer else node.file(data)
+        with pytest.raises(errors.ResourceExhausted, match="4 MiB that this node gives"):
+            run(node.module(found, cgroup_fds=[procs], config=small))
+    for layer, tier in ((True, "winch"), (False, "cranelift")):
+        found = Found() if layer else node.file(data)
+        check(run(node.module(found, cgroup_fds=[procs])), data, tier)
+    peak = next(
+        group / name
+        for name in ("memory.max_usage_in_bytes", "memory.peak")
+        if (group / name).exists()
+    )
+    assert int(peak.read_text()) < 8 << 20, "nobody compiled in there"
+    os.close(procs)
+
+
+def test_a_compiler_that_is_killed_in_the_container(
+    node: Node, group: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "fits", lambda *_: True)  # it seemed enough
     limit_file(group).write_text(str(20 << 20))
     procs = enter_by(group)
     with pytest.raises(errors.ResourceExhausted, match="most likely at the container's memory"):

@@ -58,9 +58,10 @@ class Api:
             with urllib.request.urlopen(request, timeout=10, context=self.context) as answer:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
-            if error.code in (401, 403, 404):
-                raise Gone(f"{path}: {error.code}") from error
-            raise
+            with error:  # it holds the answer's socket
+                if error.code in (401, 403, 404):
+                    raise Gone(f"{path}: {error.code}") from error
+                raise
 
 
 @dataclass

@@ -10,6 +10,8 @@ from rig.shell import Done, run
 _ENTER = """
 set -e
 mount --bind "$ROOT" "$ROOT"
+mkdir -p "$ROOT/tmp"
+mount -t tmpfs tmpfs "$ROOT/tmp"
 for path in /proc /dev $SHARED; do
     mkdir -p "$ROOT$path"
     mount --rbind "$path" "$ROOT$path"
@@ -17,8 +19,6 @@ done
 for path in $SHARED; do
     mount -o remount,bind,ro "$ROOT$path"
 done
-mkdir -p "$ROOT/tmp"
-mount -t tmpfs tmpfs "$ROOT/tmp"
 exec chroot "$ROOT" "$@"
 """
 

@@ -5,7 +5,6 @@ It imports nothing: the launcher pays for every import at every start and remova
 
 from __future__ import annotations
 
-VERSION = "0.1.0"
 RUNTIME = "io.containerd.copepod.v1"
 STATE_FILE = "copepod.state"
 """The file in a bundle from which a stranger can free the container (`container.record`)."""

@@ -8,7 +8,8 @@ Source: containerd api/types/runtime_info.proto; OCI runtime-spec features.md, f
 
 from __future__ import annotations
 
-from copepod.answers import RUNTIME, VERSION, varint
+from copepod import __version__
+from copepod.answers import RUNTIME, varint
 
 TYPE_URL = b"types.containerd.io/opencontainers/runtime-spec/1/features/Features"
 
@@ -50,7 +51,7 @@ def runtime_info() -> bytes:
     """Gives RuntimeInfo{name=1, version=2{version=1}, features=4 Any} in bytes."""
     name = RUNTIME.encode()
     features = _field(1, TYPE_URL) + _field(2, FEATURES)
-    return _field(1, name) + _field(2, _field(1, VERSION.encode())) + _field(4, features)
+    return _field(1, name) + _field(2, _field(1, __version__.encode())) + _field(4, features)
 
 
 def _field(number: int, value: bytes) -> bytes:

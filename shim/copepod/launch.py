@@ -12,7 +12,7 @@ from __future__ import annotations
 import posix
 import sys
 
-from copepod import answers
+from copepod import __version__, answers
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ def main() -> NoReturn:
 
 def _run(flags: Flags) -> int:
     if flags.version:
-        _write(1, f"containerd-shim-copepod-v1 {answers.VERSION} ({answers.RUNTIME})\n".encode())
+        _write(1, f"containerd-shim-copepod-v1 {__version__} ({answers.RUNTIME})\n".encode())
         return 0
     if flags.info:
         from copepod import features

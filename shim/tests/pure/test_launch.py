@@ -13,7 +13,7 @@ from google.protobuf import any_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copepod import answers, features, launch, start
+from copepod import __version__, answers, features, launch, start
 from copepod_api import bootstrap_v1_pb2, task_v2_pb2, types_pb2
 
 pytestmark = pytest.mark.pure
@@ -66,7 +66,7 @@ def test_runtime_info_is_protobuf_with_features() -> None:
 
     info = types_pb2.RuntimeInfo.FromString(features.runtime_info())
     assert info.name == "io.containerd.copepod.v1"
-    assert info.version.version == answers.VERSION
+    assert info.version.version == __version__
     document = json.loads(info.features.value)
     assert "user" in document["linux"]["namespaces"]
     assert "rro" in document["mountOptions"]

@@ -156,10 +156,14 @@ class TaskService(TaskBase):
             return task.init
 
     async def pids(self, request: pb.PidsRequest, ctx: ttrpc.Context) -> pb.PidsResponse:
-        """Every process of the container; at least its init while that lives."""
+        """Every process of the container; at least its init, until that is deleted.
+
+        A containerd that comes back takes a task without any for one that never was, and forgets
+        the exit that nobody has asked for yet (core/runtime/v2/shim_load.go).
+        """
         task = self._task(request.id)
         pids = task.container.pids()
-        if task.init.status != Status.STOPPED and task.init.pid not in pids:
+        if not pids or (task.init.status != Status.STOPPED and task.init.pid not in pids):
             pids.append(task.init.pid)
         response = pb.PidsResponse()
         for pid in pids:

@@ -183,6 +183,8 @@ def test_uninstalled(tmp_path: Path, cluster: Cluster, node: Any) -> None:
     (tmp_path / "host/opt/copepod/current").write_text(
         "/opt/copepod/versions/v1 /usr/bin/python3\n"
     )
+    cache = tmp_path / "host/var/lib/copepod/cache"
+    cache.mkdir(parents=True)
     node.uninstall()
     assert called(tmp_path) == [
         "/opt/copepod/admin in-use",
@@ -191,3 +193,4 @@ def test_uninstalled(tmp_path: Path, cluster: Cluster, node: Any) -> None:
     ]
     assert cluster.patches == [{"metadata": {"labels": {"copepod.dev/runtime": None}}}]
     assert not (tmp_path / "host/opt/copepod").exists()
+    assert not cache.parent.exists()

@@ -50,6 +50,10 @@ for path in {" ".join(FOLDERS)}; do
     mount --make-private "$path"
     mount --make-shared "$path"
 done
+# What kube-proxy would do for the one Service that pods of the cluster itself talk to.
+iptables --wait --table nat --append PREROUTING --protocol tcp \\
+    --destination {kube_files.SERVICE_ADDRESS} --dport 443 \\
+    --jump DNAT --to-destination {ADDRESS}:{kube_files.API_PORT}
 """
 # Runs the kubelet in a mount namespace where /proc/sys looks as it likes it. What it mounts for
 # pods is seen in the cell all the same, where containerd takes it from.

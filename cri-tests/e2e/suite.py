@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from e2e import manifests, running, starting, talking, workloads
+from e2e import installing, manifests, running, starting, talking, workloads
 from e2e.kit import Kube
 from rig import images, leaks
 from rig.cell import Cell
@@ -45,7 +45,7 @@ class Result:
 
 def rows() -> list[RowFunction]:
     """All rows, in the order in which they run."""
-    return [*starting.ROWS, *talking.ROWS, *running.ROWS, *workloads.ROWS]
+    return [*starting.ROWS, *talking.ROWS, *running.ROWS, *workloads.ROWS, *installing.ROWS]
 
 
 def title(function: RowFunction) -> str:

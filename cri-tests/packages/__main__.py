@@ -17,7 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from packages import arm64, lint, made, pythons
+from packages import arm64, lint, made, minimal, pythons
 from rig.paths import CHECKOUT
 from rig.shell import RigError
 
@@ -69,6 +69,7 @@ def rows(packages: Path, work: Path) -> list[Row]:
             "arm64: the shim's -info, and a guest, emulated",
             partial(arm64.runs, trees["arm64"], work),
         ),
+        ("from a minimal Debian to a wasm pod", partial(minimal.check, packages, work)),
         ("built again, elsewhere, they have the same bytes", partial(made.again, packages, work)),
     ]
 

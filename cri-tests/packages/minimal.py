@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -19,7 +20,17 @@ from pathlib import Path
 from packages import roots
 from rig import images, tools
 from rig.containerd import lowers_oom_score
-from rig.shell import Daemon, Done, RigError, kill_group, read_line, run, until, wait_exit
+from rig.shell import (
+    CommandFailed,
+    Daemon,
+    Done,
+    RigError,
+    kill_group,
+    read_line,
+    run,
+    until,
+    wait_exit,
+)
 
 TIMEOUT = 300.0
 PACKAGES = ("containerd", "./copepod.deb")
@@ -47,8 +58,9 @@ class Node:
 
     def argv(self, *words: str | Path) -> list[str]:
         """What runs `words` in there."""
-        enter = ["nsenter", f"--target={self.holder}", "--mount", "--pid", "--net", "--ipc"]
-        return [*enter, f"--root={self.root}", f"--wd={self.root}/root", "--", *map(str, words)]
+        enter = ["nsenter", f"--target={self.holder}", "--mount", "--pid", "--net", "--ipc", "--"]
+        home = ["chroot", str(self.root), "sh", "-c", 'cd /root && exec "$@"', "sh"]
+        return [*enter, *home, *map(str, words)]
 
     def call(self, *words: str | Path) -> Done:
         """Runs a program to its end."""
@@ -72,7 +84,7 @@ def check(packages: Path, work: Path) -> str:
             _ready(node, daemon)
             _timed(clock, node, "copepod", "node", "install", "--no-restart")
         finally:
-            daemon.stop()
+            _stop(daemon)
         daemon = Daemon(node.argv("containerd"), log, env={"PATH": PATH})
         try:
             _ready(node, daemon)
@@ -81,7 +93,16 @@ def check(packages: Path, work: Path) -> str:
             raise RigError(f"{error}\n{daemon.tail()}") from None
         finally:
             node.call("crictl", "rmp", "--all", "--force")
-            daemon.stop()
+            _stop(daemon)
+
+
+def _stop(daemon: Daemon) -> None:
+    """nsenter(1) waits for the containerd that it has started, and does not pass signals on."""
+    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children")
+    for pid in map(int, children.read_text().split() if daemon.alive() else ()):
+        os.kill(pid, signal.SIGTERM)
+        wait_exit(pid, 20)
+    daemon.stop()
 
 
 def _pod(node: Node, clock: list[str]) -> str:
@@ -153,10 +174,13 @@ def _ready(node: Node, daemon: Daemon) -> None:
             raise RigError(f"containerd ended:\n{daemon.tail()}")
         try:
             return bool(node.call("crictl", "info"))
-        except RigError:
+        except CommandFailed:
             return False
 
-    until("CRI to answer", answers, 60, pause=0.3)
+    try:
+        until("CRI to answer", answers, 60, pause=0.3)
+    except RigError as error:
+        raise RigError(f"{error}\n{daemon.tail()}") from None
 
 
 def _name_pause(node: Node) -> None:

@@ -97,7 +97,9 @@ def patched(go: str, work: Path) -> Path:
     (copy / CHANGED).write_text(text.replace(BEFORE, AFTER))
     shutil.copyfile(SOURCES / "go.sum", work / "go.sum")
     table = work / "go.mod"
-    table.write_text(f"{(SOURCES / 'go.mod').read_text()}\nreplace {SHELL} => {copy}\n")
+    # Relative, since the program records it: the same bytes wherever the checkout lies.
+    place = os.path.relpath(copy, SOURCES)
+    table.write_text(f"{(SOURCES / 'go.mod').read_text()}\nreplace {SHELL} => {place}\n")
     return table
 
 

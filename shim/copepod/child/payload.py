@@ -158,12 +158,17 @@ def _elf_interpreter(fd: int) -> str:
     size, count = struct.unpack_from("=HH", header, 54)
     if size < 56:
         return ""
-    entries = os.pread(fd, min(size * count, 1 << 16), table)
+    entries = _pread(fd, min(size * count, 1 << 16), table)
     for at in range(0, len(entries) - size + 1, size):
         if struct.unpack_from("=I", entries, at)[0] == _PT_INTERP:
             offset, _, _, length = struct.unpack_from("=QQQQ", entries, at + 8)
-            return os.fsdecode(os.pread(fd, min(length, 4096), offset).partition(b"\0")[0])
+            return os.fsdecode(_pread(fd, min(length, 4096), offset).partition(b"\0")[0])
     return ""
+
+
+def _pread(fd: int, length: int, offset: int) -> bytes:
+    """Bytes at an offset that the file names itself: none where no file has any (pread(2))."""
+    return os.pread(fd, length, offset) if offset < 1 << 62 else b""
 
 
 def _check_interpreter(root: int, found: Payload, cwd: str) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from copepod import errors
@@ -116,7 +116,14 @@ def test_the_loader_that_a_file_names(root: int, tmp_path: Path) -> None:
         assert not loader or os.path.exists(loader)
 
 
+# The table of program headers past any offset that pread(2) takes, negative and not.
+FAR = [bytes(16) + at.to_bytes(8, "little") + bytes(15) + b"\1" + bytes(8)
+       for at in (1 << 63, (1 << 63) - 1)]  # fmt: skip
+
+
 @given(st.binary(max_size=200))
+@example(FAR[0])
+@example(FAR[1])
 def test_any_elf_is_read_or_passed(data: bytes) -> None:
     fd = os.memfd_create("elf")
     for start in (b"\x7fELF\2\1\1".ljust(16, b"\0"), b"\x7fELF\1\1", b"#!"):

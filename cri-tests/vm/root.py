@@ -20,6 +20,7 @@ from rig.shell import RigError, run
 
 SUITE = "trixie"
 PACKAGES = (
+    "apparmor",
     "busybox-static",
     "containerd",
     "containernetworking-plugins",

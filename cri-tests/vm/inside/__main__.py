@@ -14,7 +14,7 @@ from pathlib import Path
 from vm.inside.report import CHECKS, Line
 
 # In this order.
-MODULES = ("machine", "package", "pods", "zygote", "suites", "upgrade")
+MODULES = ("machine", "package", "pods", "apparmor", "zygote", "suites", "upgrade")
 STAY = 1800.0  # seconds that a node waits for somebody who looks around
 
 

@@ -55,7 +55,8 @@ def remember(root: str, fd: int, digest: str) -> None:
         return
     folder = f"{root}/{FOLDER}"
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        for path in (root, folder):  # the mode is that of the last folder alone
+            os.makedirs(path, mode=0o700, exist_ok=True)
         known = os.listdir(folder)
         if len(known) >= MAX:
             for other in known:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 _NAMES = (
     "[ basename cat cp cut date dirname echo env false find grep gunzip gzip head hostname id ln ls"
     " md5sum mkdir mv printenv printf ps pwd readlink rm rmdir seq sh sha256sum sleep sort tail tar"
-    " tee test touch tr true uname uniq wc which whoami xargs"
+    " tee test top touch tr true uname uniq wc which whoami xargs"
 )
 NAMES = frozenset(_NAMES.split())
 # `exec -- /bin/sh` means the shell as well; a tool is nowhere else.

@@ -54,7 +54,7 @@ func init() {
 		"printenv": printenv, "printf": shellBuiltin, "ps": ps, "pwd": shellBuiltin,
 		"readlink": readlink, "rm": rm, "rmdir": rmdir, "seq": seq, "sh": sh,
 		"sha256sum": checksum, "sleep": sleep, "sort": sortTool, "tail": tail, "tar": tarTool,
-		"tee": tee, "test": shellBuiltin, "touch": touch, "tr": tr, "true": shellBuiltin,
+		"tee": tee, "test": shellBuiltin, "top": top, "touch": touch, "tr": tr, "true": shellBuiltin,
 		"uname": uname, "uniq": uniq, "wc": wc, "which": which, "whoami": whoami, "xargs": xargs,
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 type process struct {
@@ -25,6 +26,32 @@ func ps(c *call) int {
 	set.BoolP("wide", "w", false, "ignored")
 	set.StringP("format", "o", "", "ignored")
 	c.parse(set)
+	return c.processes()
+}
+
+// top is ps again and again, for ever unless -n says how often; what it can't see may come.
+func top(c *call) int {
+	set := c.flags()
+	set.BoolP("batch", "b", false, "ignored: nothing is drawn over")
+	delay := set.Float64P("delay", "d", 5, "seconds between two lists")
+	count := set.IntP("iterations", "n", 0, "how many lists; 0: no end")
+	c.parse(set)
+	for shown := 1; ; shown++ {
+		c.processes()
+		if shown == *count {
+			return c.status
+		}
+		select {
+		case <-time.After(time.Duration(*delay * float64(time.Second))):
+			fmt.Fprintln(c.out)
+		case <-c.ctx.Done():
+			return c.status
+		}
+	}
+}
+
+// processes prints a line for each.
+func (c *call) processes() int {
 	names, err := os.ReadDir("/proc")
 	if err != nil {
 		c.failed("/proc", err)

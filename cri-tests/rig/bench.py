@@ -119,7 +119,7 @@ class Bench:
             yield from self._compare([what], ours, runc, limit)
 
     def execs(self) -> Iterator[Result]:
-        """`ctr tasks exec` in a running native container."""
+        """`ctr tasks exec` in a running container: busybox, and a wasm tool in a guest."""
 
         def side(runner: Runner) -> Side:
             name = runner.new_name()
@@ -128,7 +128,19 @@ class Bench:
             return _steps(self.node.ctr_argv(*words, namespace=runner.namespace))
 
         yield from self._compare(["exec, native both"], side(self.ours), side(self.runc))
+        tool = self._tool_side() if self.ours.runtime == OURS else side(self.ours)
+        what = "exec, wasm tool in wasm : busybox"
+        yield from self._compare([what], tool, side(self.runc), 1.0)
         self._end_all(self.ours)
+
+    def _tool_side(self) -> Side:
+        """A tool of ours in a running guest whose image has none; once before, to compile it."""
+        node, namespace, name = self.node, self.ours.namespace, self.ours.new_name()
+        image, args = self.ours.guest("count", "1000", image=images.GO_ROOTFS)
+        self.ours.detach(image, *args, name=name)
+        words = ("tasks", "exec", "--exec-id")
+        node.ctr(*words, "first", name, "true", namespace=namespace)
+        return _steps(node.ctr_argv(*words, "e{n}", name, "true", namespace=namespace))
 
     def _end_all(self, runner: Runner) -> None:
         for line in self.node.ctr("tasks", "ls", "-q", namespace=runner.namespace).out.split():

@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     critest = command("critest", "CRI's validation suite, beside runc", "2.4.2")
     critest.add_argument("--focus", default="", help="a regular expression of spec names")
     critest.add_argument("--keep", type=Path, help="where the logs go")
+    critest.add_argument("--wasm", action="store_true", help="with wasm images for ours")
     e2e = command("e2e", "what users do with wasm pods, in a real Kubernetes", "2.4.2")
     e2e.add_argument("--focus", default="", help="a regular expression of row names")
     e2e.add_argument("--keep", type=Path, help="where the logs go")
@@ -85,6 +86,10 @@ def main() -> int:
 
         seed = options.seed or int.from_bytes(os.urandom(3), "big")
         return soak.main(versions[0], options.cycles, seed)
+    if options.wasm:
+        from rig import critest_wasm
+
+        return critest_wasm.main(versions[0], options.focus, options.keep)
     from rig import critest
 
     handlers = ["runc", options.runtime] if options.runtime != "runc" else ["runc"]

@@ -5,7 +5,7 @@ It skips nothing on our behalf: what runc passes here, ours must pass.
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from rich.table import Table
 from rig import critest_images, tools
 from rig.cell import Cell
 from rig.containerd import Containerd, release
+from rig.oci import Image
 from rig.registry import Registry
 from rig.shell import RigError
 
@@ -57,17 +58,31 @@ def read_report(path: Path) -> dict[str, Spec]:
     return found
 
 
+@dataclass(frozen=True, slots=True)
+class Images:
+    """What a run takes for images: those of its registry, and flags that name some of them."""
+
+    catalogue: Callable[[], list[Image]] = critest_images.catalogue
+    flags: Callable[[Path], list[str]] = lambda home: []
+
+
 def run_suite(
-    wanted: str, handler: str, *, focus: str = "", keep: Path | None = None
+    wanted: str,
+    handler: str,
+    *,
+    focus: str = "",
+    keep: Path | None = None,
+    images: Images | None = None,
 ) -> dict[str, Spec]:
     """Runs the suite against a fresh containerd with one handler; gives the specs by name."""
+    images = images or Images()
     with Cell() as cell, Containerd(cell, wanted) as node:
-        folder = critest_images.layout(cell.home / "registry")
+        folder = critest_images.layout(cell.home / "registry", images.catalogue())
         with Registry(cell, folder) as registry:
             registry.redirect(node.settings.certs, *critest_images.HOSTS)
             node.wait_cri()
             report = cell.home / "report.xml"
-            argv = _argv(node, handler, report, focus)
+            argv = [*_argv(node, handler, report, focus), *images.flags(cell.home)]
             done = cell.call(argv, timeout=SUITE_TIMEOUT, check=False)
             if keep:
                 keep.mkdir(parents=True, exist_ok=True)

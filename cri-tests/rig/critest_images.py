@@ -4,6 +4,7 @@ They have the names and the traits that the specs look at, nothing else. The one
 names by a digest cannot be made: that spec fails for every runtime here.
 """
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from rig import guests, images, oci
@@ -22,8 +23,17 @@ def _web(name: str, title: str, port: str = "80") -> Image:
     return images.busybox(name, extra=[entry], Cmd=[program, port, title])
 
 
-def _users() -> list[Image]:
-    base = images.busybox()
+# Makes an image of tools: takes a name and further entries.
+Tools = Callable[[str, Iterable[Entry]], Image]
+
+
+def _busybox(name: str, extra: Iterable[Entry]) -> Image:
+    return images.busybox(name, extra=extra)
+
+
+def users(tools: Tools = _busybox) -> list[Image]:
+    """The images that name a user, made of `tools`."""
+    base = tools(images.BUSYBOX, ())
     grouped = {
         "etc/passwd": images.PASSWD + "default-user:x:1000:1000::/home:/bin/sh\n",
         "etc/group": images.GROUP
@@ -39,7 +49,7 @@ def _users() -> list[Image]:
     found = [
         images.with_user(base, f"{STAGING}/{name}:latest", user) for name, user in users.items()
     ]
-    group = images.busybox(f"{STAGING}/test-image-predefined-group:latest", extra=extra)
+    group = tools(f"{STAGING}/test-image-predefined-group:latest", extra)
     return [*found, images.with_user(group, group.name, "1000")]
 
 
@@ -59,7 +69,7 @@ def catalogue() -> list[Image]:
         _web(f"{E2E}/httpd:2.4.39-4", "httpd"),
         _web(f"{STAGING}/hostnet-nginx-{oci.machine()}:latest", "nginx", HOST_PORT),
         images.busybox(f"{E2E}/nonewprivs:1.3", extra=[setuid], Cmd=["/nnp"]),
-        *_users(),
+        *users(),
         *_marked(f"{STAGING}/test-image-latest:latest", f"{STAGING}/test-image-tag:test"),
         *_marked(f"{STAGING}/test-image-tag:all"),
         *_marked(*(f"{STAGING}/test-image-{number}:latest" for number in (1, 2, 3))),
@@ -71,10 +81,10 @@ def catalogue() -> list[Image]:
     ]
 
 
-def layout(folder: Path) -> Path:
-    """Writes them as the registry's folder; gives it."""
+def layout(folder: Path, found: Iterable[Image]) -> Path:
+    """Writes images as the registry's folder; gives it."""
     archive = oci.Archive()
-    for image in catalogue():
+    for image in found:
         archive.add(image)
     archive.write_folder(folder)
     return folder

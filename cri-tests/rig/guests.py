@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rig import debian, tools
-from rig.paths import CRI_TESTS, cache_dir
+from rig.paths import CHECKOUT, CRI_TESTS, cache_dir
 from rig.shell import RigError, run
 
 SOURCES = CRI_TESTS / "images"
@@ -33,6 +33,14 @@ def wasm_go() -> Path:
 def wasm_http() -> Path:
     """The HTTP guest: a server written in Go, a WASI preview 1 module of some 9 MB."""
     return built("guest-http.wasm", SOURCES / "guest-http", _go_wasi)
+
+
+def toolbox() -> Path:
+    """The product's own tools, as the build has made them."""
+    path = CHECKOUT / "build" / "guests" / "toolbox.wasm"
+    if not path.exists():
+        raise RigError(f"{path} is missing: run make toolbox")
+    return path
 
 
 def native(name: str) -> Path:

@@ -19,7 +19,9 @@ APT_TIMEOUT = 900.0
 
 def _apt(*words: str, cwd: Path | None = None) -> None:
     env = {"DEBIAN_FRONTEND": "noninteractive", "LC_ALL": "C"}
-    run(["apt-get", "-q", "-y", *words], timeout=APT_TIMEOUT, env=env, cwd=cwd)
+    # The machine's own apt may be at work: apt waits for it, where it is asked to (apt.conf(5)).
+    wait = ["-o", f"DPkg::Lock::Timeout={APT_TIMEOUT:.0f}"]
+    run(["apt-get", "-q", "-y", *wait, *words], timeout=2 * APT_TIMEOUT, env=env, cwd=cwd)
 
 
 def installed(package: str) -> bool:

@@ -206,6 +206,8 @@ class Node(System):
     def _load(self, name: str) -> dict[str, Any]:
         """The root file with its imports: 1.x replaces a plugin's table, 2.x merges it."""
         doc = tomllib.loads((self.read(name) or b"").decode())
+        if not isinstance(doc.get("imports", []), list):
+            raise ValueError("incompatible types: TOML value has type string; destination slice")
         for pattern in doc.get("imports", ()):
             for one in self.glob(os.path.join(os.path.dirname(name), pattern)):
                 more = tomllib.loads((self.read(one) or b"").decode())

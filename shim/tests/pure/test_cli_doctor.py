@@ -4,49 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import cli_fakes as fakes
-from copepod import __version__, config, errors
+from copepod import config, errors
 from copepod.cli import command as cli
 from copepod.cli.doctor import kernel, node, ours
-from copepod.cli.doctor.context import Context, Finding, answers, has_library, has_syscall
+from copepod.cli.doctor.context import Context, Finding, answers, has_library, has_syscall, room
 from copepod.cli.image.describe import Description
 from copepod.cli.node import check, detect, runtime
 from copepod.cli.system import Process, Result
-
-ETC = "/etc/containerd/config.toml"
-PROCESS = Process(9, ("/usr/bin/containerd",), "/usr/bin/containerd", "/usr/bin", 1e10)
-GOOD = Description("core", "preview 1", (), ())
-
-
-def healthy(root: Path, version: str = "1.7.34", etc: bytes = fakes.KUBEADM_DEBIAN_12) -> Context:
-    """A node on which nothing is wrong."""
-    made = fakes.Node(root, version, PROCESS)
-    made.put("/usr/bin/containerd", b"")
-    made.put(ETC, etc)
-    assert cli.run(["node", "install", "--no-restart"], made) == 0
-    for name in ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts"):
-        made.put(f"/proc/self/ns/{name}", b"")
-    made.put("/proc/sys/kernel/seccomp/actions_avail", b"kill errno allow")
-    made.put("/proc/sys/user/max_user_namespaces", b"15000\n")
-    made.put("/proc/self/mounts", b"cgroup2 /sys/fs/cgroup cgroup2 rw 0 0\n")
-    made.put("/sys/fs/cgroup/cgroup.controllers", b"cpuset cpu io memory pids\n")
-    made.put("/run/systemd/system/x", b"")
-    made.put("/var/lib/kubelet/config.yaml", b"cgroupDriver: systemd\n")
-    made.put("/etc/cni/net.d/10-pods.conflist", b"{}")
-    made.put("/usr/lib/cni/bridge", b"")
-    made.answers[(f"/usr/bin/{runtime.SHIM}", "-v")] = Result(0, f"copepod {__version__}\n")
-    found = detect.find(made)
-    return Context(
-        made, config.Config(), found, dump=check.dump(made, found, ETC), kernel="6.1.0",
-        has_syscall=lambda _: True, has_library=lambda _: True, answers=lambda *_, **__: True,
-        describe=lambda _: GOOD,
-    )  # fmt: skip
-
+from doctor_nodes import ETC, PROCESS, healthy, system
 
 CHECKS = [kernel.python, kernel.features, kernel.cgroups, node.containerd, node.configuration,
           node.shim, node.cni, ours.zygote, ours.cache, ours.engine]  # fmt: skip
@@ -54,11 +26,6 @@ CHECKS = [kernel.python, kernel.features, kernel.cgroups, node.containerd, node.
 
 def look(context: Context) -> list[Finding]:
     return [finding for one in CHECKS for finding in one(context)]
-
-
-def system(context: Context) -> fakes.Node:
-    assert isinstance(context.system, fakes.Node)
-    return context.system
 
 
 def test_a_healthy_node(tmp_path: Path) -> None:
@@ -81,12 +48,10 @@ def without_node(context: Context) -> None:
 
 def stopped(context: Context) -> None:
     system(context).process = None
-    context.node = detect.find(context.system)
 
 
 def restarted_long_ago(context: Context) -> None:
     system(context).process = Process(9, PROCESS.argv, PROCESS.exe, "/usr/bin", 1.0)
-    context.node = detect.find(context.system)
 
 
 def uninstalled(context: Context) -> None:
@@ -112,9 +77,25 @@ def engine_dies(context: Context) -> None:
 
 
 def open_cache(context: Context) -> None:
-    folder = context.system.path(context.settings.cache_dir)
-    folder.mkdir(parents=True)
-    os.chmod(folder, 0o755)
+    os.chmod(context.system.path(context.settings.cache_dir), 0o755)
+
+
+def too_old(context: Context) -> None:
+    system(context).version = "1.5.18"
+
+
+def other_version(context: Context) -> None:
+    system(context).answers[(f"/usr/bin/{runtime.SHIM}", "-v")] = Result(0, "copepod 9.9.9\n")
+
+
+def no_cni_settings(context: Context) -> None:
+    """containerd's own defaults: Debian's folder for the plugins is not among them."""
+    context.dump = {}
+
+
+def half_a_block(context: Context) -> None:
+    text = context.system.read(ETC) or b""
+    system(context).put(ETC, text.replace(b"# END copepod", b""))
 
 
 def no_systemd(context: Context) -> None:
@@ -166,6 +147,12 @@ BROKEN: list[tuple[Callable[[Context], None], str, str, str, str]] = [
     (engine_dies, "fail", "engine", "Illegal instruction", "glibc"),
     (setter("describe", lambda _: Description("core", "", (), (), "lacks it")), "fail", "engine",
      "lacks it", "package again"),
+    (setter("room", lambda _: 1 << 20), "warn", "cache", "the disk is almost full", "make room"),
+    (too_old, "fail", "containerd", "containerd 1.5.18 is too old", "1.6 or newer"),
+    (put("/kind/version", b"v0.24.0"), "warn", "containerd", "kind node", ""),
+    (other_version, "warn", "shim", "says 'copepod 9.9.9', this tool is", "two installations"),
+    (no_cni_settings, "fail", "pod network", "no CNI plugin in /opt/cni/bin", "bin_dir"),
+    (half_a_block, "fail", "configuration", "lost its '# END copepod'", "repair"),
 ]  # fmt: skip
 
 
@@ -173,10 +160,10 @@ BROKEN: list[tuple[Callable[[Context], None], str, str, str, str]] = [
 def test_a_broken_node(
     tmp_path: Path, spoil: Callable[[Context], None], kind: str, name: str, text: str, advice: str
 ) -> None:
-    import re
-
     context = healthy(tmp_path)
     spoil(context)
+    if context.node:
+        context.node = detect.find(context.system)
     found = [one for one in look(context) if one.kind == kind and one.check == name]
     assert [one for one in found if re.search(text, one.text) and advice in one.advice], found
 
@@ -233,9 +220,29 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert [one["kind"] for one in found if one["check"] == "container"] == ["skip"]
 
 
+def test_what_can_not_be_looked_at(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A broken file of ours, a configuration that containerd refuses, a check that may not look:
+    each is a line, and the others are there."""
+    made = system(healthy(tmp_path))
+    made.put(config.PATH, b"native = 'maybe'\n")
+    made.put(ETC, fakes.BROKEN)
+    forbidden = made.path("/var/lib/kubelet/config.yaml")
+    forbidden.unlink()
+    forbidden.mkdir()
+    capsys.readouterr()
+    assert cli.run(["doctor", "--json", "--no-container"], made) == 1
+    found = {one["check"]: one for one in json.loads(capsys.readouterr().out)}
+    assert "native must be" in found["settings"]["text"]
+    assert found["settings"]["advice"] == "repair it: no shim starts"
+    assert f"refuses {ETC}" in found["configuration"]["text"]
+    assert "could not be looked at: " in found["cgroups"]["text"]
+    assert {"python", "kernel", "containerd", "shim", "zygote", "engine"} <= found.keys()
+
+
 def test_the_seams_are_real() -> None:
     assert has_syscall(434)
     assert not has_syscall(5000)
     assert has_library("libc.so.6")
     assert not has_library("libnothing.so.9")
     assert not answers("/nonexistent/socket")
+    assert room(Path("/")) >= 0

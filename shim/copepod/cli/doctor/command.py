@@ -54,7 +54,8 @@ def look(system: System, flavour: str | None, root: str | None) -> tuple[Context
     """Finds containerd and its configuration once, for all checks."""
     findings = []
     try:
-        settings = config.load()
+        text = system.read(config.PATH)
+        settings = config.parse(text.decode(errors="replace")) if text else config.Config()
     except errors.Error as error:
         settings = config.Config()
         findings.append(Finding("fail", "settings", str(error), "repair it: no shim starts"))

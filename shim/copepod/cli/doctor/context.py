@@ -10,6 +10,7 @@ import errno
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from copepod.cli.image.describe import Description, describe
@@ -59,6 +60,12 @@ def answers(path: str, packets: bool = False) -> bool:
     return True
 
 
+def room(path: Path) -> int:
+    """Bytes that are free on the file system of `path`."""
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
 @dataclass(slots=True)
 class Context:
     """The node, its containerd (None without one, and why), and the seams."""
@@ -74,6 +81,7 @@ class Context:
     has_library: Callable[[str], bool] = has_library
     answers: Callable[..., bool] = answers
     describe: Callable[[bytes], Description] = describe
+    room: Callable[[Path], int] = room
 
 
 Check = Callable[[Context], Iterable[Finding]]

@@ -92,9 +92,8 @@ def cache(context: Context) -> Iterator[Finding]:
         )
         return
     entries = Cache(str(path), context.settings.cache_max_bytes).ls()
-    free = os.statvfs(path)
     text = f"{len(entries)} compiled modules, {cache_command.total(entries)} in {folder}"
-    if free.f_bavail * free.f_frsize < 256 << 20:
+    if context.room(path) < 256 << 20:
         yield Finding("warn", "cache", f"{text}; the disk is almost full", "make room there")
     else:
         yield Finding("ok", "cache", text)

@@ -130,7 +130,8 @@ def _undone(system: System, one: Written, data: bytes) -> bytes | None:
     """What a file should hold without us; None when it should not be there."""
     if one.after == _digest(data):
         return system.read(one.backup) if one.backup else None
-    text = tomltext.remove_block(data.decode())
+    old = tomltext.decode(data, one.path)
+    text = tomltext.remove_block(old)
     if one.imports:
         entry = tomltext.quote(one.imports)
         for found in (f"imports = [{entry}]\n", f", {entry}", f" {entry}", entry):
@@ -138,7 +139,7 @@ def _undone(system: System, one: Written, data: bytes) -> bytes | None:
                 text = text.replace(found, "", 1)
                 break
     only_ours = not one.backup and not text.replace("version = ", "").strip("0123456789 \n")
-    return None if only_ours and text != data.decode() else text.encode()
+    return None if only_ours and text != old else text.encode()
 
 
 def read_record(system: System) -> tuple[list[Written], list[str]]:

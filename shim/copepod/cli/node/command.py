@@ -88,7 +88,7 @@ def look(system: System, node: Containerd) -> dict[str, object]:
     dumped = check.dump(system, node, node.config)
     target = _target(system, node)
     data = system.read(target)
-    by_us = data is not None and tomltext.find_block(data.decode()) is not None
+    by_us = bool(data and tomltext.find_block(tomltext.decode(data, target)))
     loaded = runtime.is_ours(runtime.runtimes(dumped).get(runtime.NAME))
     changed = max((_mtime(system, name) for name in {target, node.config}), default=0.0)
     return {

@@ -128,8 +128,8 @@ def _another(name: str) -> errors.InvalidArgument:
     )
 
 
-def _text(data: bytes | None) -> str:
-    return (data or b"").decode()
+def _text(data: bytes | None, name: str) -> str:
+    return tomltext.decode(data or b"", name)
 
 
 def _main_file(
@@ -147,7 +147,7 @@ def _main_file(
             path, doc = name, imported
     data = system.read(path)
     version = _version(doc) if data is not None else 2
-    text = _text(data) if data is not None else _header(version)
+    text = _text(data, path) if data is not None else _header(version)
     others = {key: item for key, item in runtime.runtimes(before).items() if key != runtime.NAME}
     new = _block(text, path, version, wanted, others)
     return _plan(path, data, new, wanted, before)
@@ -176,7 +176,7 @@ def _drop_in(
         root = {"version": before.get("version", 2)}
     path = f"{os.path.dirname(node.config)}/conf.d/copepod.toml"
     plan = _file_in(system, node, os.path.dirname(path), root, before, wanted)
-    text = _text(data) if data is not None else _header(_version(root))
+    text = _text(data, node.config) if data is not None else _header(_version(root))
     if path in (root.get("imports") or ()) or plan.by_hand:
         return plan
     new = tomltext.add_import(text, path)
@@ -214,13 +214,14 @@ def _file_in(
     version = _version(root)
     data = system.read(path)
     there = runtime.runtimes(before).get(runtime.NAME)
-    if there is not None and not (data and tomltext.find_block(_text(data))):
+    own = _text(data, path)
+    if there is not None and not tomltext.find_block(own):
         if not runtime.serves(there, wanted):
             raise _another(f"{node.config} or a file that it imports")
         return Plan((), node.config, wanted, None, before, by_hand=node.config)
     text = _header(version)
-    if data and not tomltext.find_block(_text(data)):
-        text = _text(data)  # an administrator's own copepod.toml
+    if data and not tomltext.find_block(own):
+        text = own  # an administrator's own copepod.toml
     new = _block(text, path, version, wanted, {})
     return _plan(path, data, new, wanted, before)
 
@@ -241,22 +242,23 @@ def _template(
         if node.flavour == MICROK8S:
             raise errors.NotFound(f"{path} is missing: is MicroK8s installed completely?")
         _require_base_template(node)
-    text = _text(data) if data is not None else _BASE
-    bare = tomltext.remove_block(_text(generated))
+    text = _text(data, path) if data is not None else _BASE
+    bare = tomltext.remove_block(_text(generated, node.config))
     declared = runtime.runtimes(tomltext.parse(bare.encode(), node.config), version)
-    others = {}
-    if node.version < (2, 0, 0) and generated is not None:
-        others = {
-            key: item
-            for key, item in runtime.runtimes(before).items()
-            if key != runtime.NAME and key not in declared
-        }
-    tables = {**{key: runtime.prune(item) for key, item in others.items()}, runtime.NAME: wanted}
-    body = runtime.to_toml(version, tables)
-    if runtime.serves(declared.get(runtime.NAME), wanted):
+    if runtime.NAME in declared:
+        if not runtime.serves(declared[runtime.NAME], wanted):
+            raise _another(path)
         return Plan((), path, wanted, None, before, by_hand=path)
+    built_in = {
+        key: runtime.prune(item)
+        for key, item in runtime.runtimes(before).items()
+        if node.version < (2, 0, 0) and key != runtime.NAME and key not in declared
+    }
+    tried = runtime.to_toml(version, {**built_in, runtime.NAME: wanted})
+    # Before the first start nothing is generated: the template brings what it brings.
+    body = tried if generated is not None else runtime.to_toml(version, {runtime.NAME: wanted})
     new = tomltext.append_block(tomltext.remove_block(text), body)
-    trial = tomltext.append_block(bare, body) if generated is not None else None
+    trial = tomltext.append_block(bare or _header(version), tried)
     return _plan(path, data, new, wanted, before, trial)
 
 

@@ -17,15 +17,22 @@ END = "# END copepod"
 
 def parse(data: bytes, name: str) -> dict[str, Any]:
     """The parsed file; errors.InvalidArgument says where it is broken (TOML 1.0)."""
+    text = decode(data, name)
     try:
-        return tomllib.loads(data.decode())
-    except UnicodeDecodeError as error:
-        raise errors.InvalidArgument(
-            f"{name} is not UTF-8 text (byte {error.start}); nothing was changed"
-        ) from error
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise errors.InvalidArgument(
             f"{name} is not valid TOML: {error}; repair it first, nothing was changed"
+        ) from error
+
+
+def decode(data: bytes, name: str) -> str:
+    """The file's text; errors.InvalidArgument when it is none."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise errors.InvalidArgument(
+            f"{name} is not UTF-8 text (byte {error.start}); nothing was changed"
         ) from error
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import hiding, labels, main, payload, privs, toolbox
+from copepod.child import hiding, labels, main, payload, privs
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
@@ -49,9 +49,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     os.close(context.root)
     main.finish(context, wire)
     main.be_born(wire)
-    main.take_session(job.terminal)
-    if context.toolbox and job.terminal:
-        toolbox.keep_ctrl_d(0)
+    main.take_session(context)
     main.check_access(job, found)
     guest = main.link(context, code, env, engine)
     wire.say("ready", main.kind_of(found))

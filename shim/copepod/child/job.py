@@ -19,7 +19,7 @@ class Context:
     null: what stands for a stdio of -1;
     hidden: procfs mounts without processes; arguments: where the kernel has this process's;
     labels: fds of security attributes and what is to be written to them;
-    toolbox: the node's own module runs; unseen: out of the container's pid namespace.
+    toolbox: the node's own module; unseen: out of the container's pid namespace; id_maps: how its user namespace maps users and groups.
     """
 
     __slots__ = (
@@ -27,6 +27,7 @@ class Context:
         "cwd",
         "held",
         "hidden",
+        "id_maps",
         "job",
         "labels",
         "master",
@@ -49,6 +50,7 @@ class Context:
         self.labels: list[tuple[int, str]] = []
         self.held: frozenset[int] = frozenset()
         self.toolbox = self.unseen = False
+        self.id_maps = ("", "")
 
 
 class Op(Protocol):

@@ -148,7 +148,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
         hiding.cover(context.root, context.hidden, job.proc_mounts)
     _do(job.last, context)
     finish(context, wire)
-    take_session(job.terminal)
+    take_session(context)
     check_access(job, found)
     guest = link(context, code, env, engine)
     wire.say("ready", "sandbox" if found is None else kind_of(found))
@@ -239,11 +239,13 @@ def kind_of(found: Payload) -> str:
     return "native" if found.kind == "native" else "wasm"
 
 
-def take_session(terminal: bool) -> None:
+def take_session(context: Context) -> None:
     """Leads a session of its own, with the terminal on stdin as the controlling one."""
     os.setsid()
-    if terminal:
+    if context.job.terminal:
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+        if context.toolbox:
+            toolbox.keep_ctrl_d(0)
 
 
 def finish(context: Context, wire: Wire) -> None:
@@ -291,7 +293,7 @@ def link(
         return None
     program = context.job.program
     if context.toolbox:
-        env = (*env, toolbox.environment(context.job))
+        env = (*env, toolbox.environment(context))
     return engine.link(loaded, list(program.args), list(env), program.cwd, entry)
 
 

@@ -1,4 +1,4 @@
-"""The toolbox as an exec'd process: what it is told of its host, and what it may see in /proc.
+"""The toolbox as a process: what it is told of its host, and what it may see in /proc.
 
 It is the node's own program and not the image's, so it may be shown more than other guests; what
 could reach the engine that holds it stays out of its sight.
@@ -10,7 +10,7 @@ import os
 import termios
 from typing import TYPE_CHECKING
 
-from copepod.linux import ns
+from copepod.linux import caps, ns
 
 if TYPE_CHECKING:
     from copepod.child.job import Context, Job
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 # environment again before anything can look.
 VARIABLE = "COPEPOD_TOOLBOX"
 _SYS_PTRACE = 1 << 19  # capabilities(7)
+_MODE_FILTER = 2  # seccomp(2): SECCOMP_MODE_FILTER
 
 
 def stays_unseen(job: Job) -> bool:
@@ -34,8 +35,22 @@ def stays_unseen(job: Job) -> bool:
 
 
 def admit(context: Context) -> None:
-    """Notes that it is the toolbox, and where it will be: the shim makes its /proc by the same."""
+    """Notes that it is the toolbox, and where it will be: the shim makes its /proc by the same.
+    Call it while the node's /proc is there, and in the container's user namespace or before it
+    is joined."""
     context.toolbox, context.unseen = True, stays_unseen(context.job)
+    of = str(context.job.init_pid or "self")
+    context.id_maps = (_id_map(f"/proc/{of}/uid_map"), _id_map(f"/proc/{of}/gid_map"))
+
+
+def _id_map(path: str) -> str:
+    """Reads lines of three numbers (user_namespaces(7)); gives them with commas between."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = os.read(fd, 8192).decode().splitlines()
+    finally:
+        os.close(fd)
+    return ",".join(" ".join(line.split()) for line in lines)
 
 
 def keep_ctrl_d(terminal: int) -> None:
@@ -50,8 +65,10 @@ def keep_ctrl_d(terminal: int) -> None:
     termios.tcsetattr(terminal, termios.TCSANOW, modes)
 
 
-def environment(job: Job) -> str:
-    """Gives the variable; call it in the container's namespaces, because of the host's name."""
+def environment(context: Context) -> str:
+    """Gives the variable; call it in the container's namespaces, because of the host's name, and
+    when this process has become the user that it stays."""
+    job = context.job
     who, host = job.program.identity, os.uname()
     words = {
         "uid": who.uid,
@@ -63,5 +80,25 @@ def environment(job: Job) -> str:
         "release": host.release,
         "version": host.version,
         "machine": host.machine,
+        "uid_map": context.id_maps[0],
+        "gid_map": context.id_maps[1],
+        **_rights(job),
     }
     return f"{VARIABLE}=" + "\n".join(f"{name} {value}" for name, value in words.items())
+
+
+def _rights(job: Job) -> dict[str, str]:
+    """What /proc/self/status says of capabilities, privileges and filter (proc(5))."""
+    effective, permitted, inheritable = caps.get()
+    sets = {
+        "CapInh": inheritable,
+        "CapPrm": permitted,
+        "CapEff": effective,
+        "CapBnd": caps.bounding(),
+        "CapAmb": caps.ambient(),
+    }
+    # The filter is there before the guest is, but may not be there yet.
+    seccomp = _MODE_FILTER if job.filter else 0
+    flags = {"NoNewPrivs": job.program.identity.no_new_privs, "Seccomp": seccomp}
+    hexadecimal = {name: f"{value:016x}" for name, value in sets.items()}
+    return hexadecimal | {name: str(int(value)) for name, value in flags.items()}

@@ -9,7 +9,7 @@ child says                                  shim says
   pid N (of the process that stays)           adopted
   hooks (the namespaces are there)            hooked
   console +fd (the terminal's master)
-  found name entry +fd                        module kind entry +fd
+  found name entry +fd                        module kind entry [toolbox] +fd
   missing name entry searched                 module kind entry [toolbox] +fd
                                               proc +fd (one for each mount of a procfs, after
                                               the first module: what a guest is to see of it)

@@ -84,8 +84,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`. `toolbox`: it is not of
-    the image but the node's own."""
+    """Compiled code: `kind` is "core" or "component"; spawn closes `fd`. `toolbox`: it is the
+    node's own, which the image may have a copy of."""
 
     fd: int
     kind: str

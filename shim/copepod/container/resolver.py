@@ -45,6 +45,7 @@ class Resolver:
         tools: Knobs | None = None,
     ) -> None:
         self._tools = tools if config.toolbox_enabled else None
+        self._knobs = knobs
         self._container: image.ForContainer = {
             "container_id": wanted.id,
             "namespace": wanted.namespace,
@@ -62,13 +63,22 @@ class Resolver:
 
     async def __call__(self, found: spawn.Found) -> spawn.Module:
         """Gives the code for `found`; see `image.resolve.module`."""
-        if self._tools and found.kind == "missing" and toolbox.has(found.name):
-            config = self._container["config"]
-            module = await image.tool(found, config=config, knobs=self._tools)
+        if self._is_tool(found):
+            await self.drop()
+            if found.fd >= 0:
+                os.close(found.fd)
+            config, knobs = self._container["config"], self._tools or self._knobs
+            module = await image.tool(found, config=config, knobs=knobs)
             return spawn.Module(module.fd, module.kind, toolbox=True)
         started, self._started = self._started, None
         module = await image.module(found, **self._container, started=started)
         return spawn.Module(module.fd, module.kind, module.entry)
+
+    def _is_tool(self, found: spawn.Found) -> bool:
+        if found.kind == "missing":
+            return self._tools is not None and toolbox.has(found.name)
+        config = self._container["config"]
+        return config.toolbox_enabled and toolbox.same(config, found.fd)
 
     async def drop(self) -> None:
         """Ends the look-up that `start` began if nobody needed it."""

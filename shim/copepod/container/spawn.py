@@ -103,7 +103,8 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         waits=order.network is not None,
         hook_state=hooks.state(order.id, order.bundle, spec, "creating", 0) if spec.hooks else b"",
     )
-    engine = None if order.sandbox else Engine(order.limits)
+    # A container whose own program is the toolbox has set its limits for that.
+    engine = None if order.sandbox else Engine(order.limits, order.limits)
     return await _start(job, engine, order, resolve)
 
 

@@ -124,7 +124,8 @@ async def module(
 
 
 async def tool(found: Found, *, config: Config, knobs: Knobs) -> Module:
-    """Gives the toolbox's code for a missing command that `toolbox.has`.
+    """Gives the toolbox's code for a missing command that `toolbox.has`, or for a file that is the
+    `toolbox.same`: what runs is the node's, whatever becomes of the file.
 
     It is the node's and not the container's, so it is compiled outside of the container's cgroup,
     whose limit could be too small for it. Raises errors.NotFound where there is no toolbox.

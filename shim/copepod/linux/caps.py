@@ -82,6 +82,12 @@ def bounding() -> int:
     return sum(prctl.prctl(prctl.PR_CAPBSET_READ, number) << number for number in range(last() + 1))
 
 
+def ambient() -> int:
+    """Gives the ambient set."""
+    option, asked = prctl.PR_CAP_AMBIENT, prctl.PR_CAP_AMBIENT_IS_SET
+    return sum(prctl.prctl(option, asked, number) << number for number in range(last() + 1))
+
+
 def raise_ambient(wanted: int) -> None:
     """Sets the ambient set; each has to be permitted and inheritable."""
     try:

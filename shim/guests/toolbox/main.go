@@ -48,9 +48,10 @@ var tools map[string]tool
 func init() {
 	tools = map[string]tool{
 		"[": shellBuiltin, "basename": basename, "cat": cat, "cp": cp, "cut": cut, "date": date,
-		"dirname": dirname, "echo": shellBuiltin, "env": env, "false": shellBuiltin, "find": find,
-		"grep": grep, "gunzip": gunzip, "gzip": gzipTool, "head": head, "hostname": hostname,
-		"id": id, "ln": ln, "ls": ls, "md5sum": checksum, "mkdir": mkdir, "mv": mv,
+		"dd": dd, "dirname": dirname, "echo": shellBuiltin, "env": env, "false": shellBuiltin,
+		"find": find, "grep": grep, "gunzip": gunzip, "gzip": gzipTool, "head": head,
+		"hostname": hostname, "id": id, "ipcs": ipcs, "ln": ln, "ls": ls, "md5sum": checksum,
+		"mkdir": mkdir, "mv": mv, "netstat": netstat, "pgrep": pgrep, "pidof": pidof,
 		"printenv": printenv, "printf": shellBuiltin, "ps": ps, "pwd": shellBuiltin,
 		"readlink": readlink, "rm": rm, "rmdir": rmdir, "seq": seq, "sh": sh,
 		"sha256sum": checksum, "sleep": sleep, "sort": sortTool, "tail": tail, "tar": tarTool,
@@ -214,6 +215,9 @@ func (c *call) open(name string) (io.ReadCloser, error) {
 	}
 	file, err := os.Open(c.path(name))
 	if err != nil {
+		if text, known := self(c.path(name)); known && errors.Is(err, fs.ErrNotExist) {
+			return text, nil
+		}
 		return nil, err
 	}
 	if info, err := file.Stat(); err == nil && info.IsDir() {

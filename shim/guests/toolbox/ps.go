@@ -13,6 +13,7 @@ import (
 type process struct {
 	pid, parent        int
 	state, name, owner string
+	short              string // at most 15 bytes
 	ticks, kilobytes   int64
 }
 
@@ -26,7 +27,22 @@ func ps(c *call) int {
 	set.BoolP("wide", "w", false, "ignored")
 	set.StringP("format", "o", "", "ignored")
 	c.parse(set)
-	return c.processes()
+	return c.listProcesses()
+}
+
+// processes gives what /proc shows, by number.
+func processes() ([]process, error) {
+	names, err := os.ReadDir("/proc")
+	var found []process
+	for _, one := range names {
+		if pid, wrong := strconv.Atoi(one.Name()); wrong == nil {
+			if read, ok := readProcess(pid); ok {
+				found = append(found, read)
+			}
+		}
+	}
+	sort.Slice(found, func(a, b int) bool { return found[a].pid < found[b].pid })
+	return found, err
 }
 
 // top is ps again and again, for ever unless -n says how often; what it can't see may come.
@@ -37,7 +53,7 @@ func top(c *call) int {
 	count := set.IntP("iterations", "n", 0, "how many lists; 0: no end")
 	c.parse(set)
 	for shown := 1; ; shown++ {
-		c.processes()
+		c.listProcesses()
 		if shown == *count {
 			return c.status
 		}
@@ -50,28 +66,17 @@ func top(c *call) int {
 	}
 }
 
-// processes prints a line for each.
-func (c *call) processes() int {
-	names, err := os.ReadDir("/proc")
+// listProcesses prints a line for each.
+func (c *call) listProcesses() int {
+	found, err := processes()
 	if err != nil {
 		c.failed("/proc", err)
 		return c.status
-	}
-	var found []process
-	for _, one := range names {
-		pid, err := strconv.Atoi(one.Name())
-		if err != nil {
-			continue
-		}
-		if read, ok := readProcess(pid); ok {
-			found = append(found, read)
-		}
 	}
 	if len(found) == 0 {
 		c.say("/proc shows no processes here")
 		return c.status
 	}
-	sort.Slice(found, func(a, b int) bool { return found[a].pid < found[b].pid })
 	fmt.Fprintf(c.out, "%5s %5s %-8s %s %8s %8s %s\n", "PID", "PPID", "USER", "S", "RSS", "TIME", "COMMAND")
 	for _, one := range found {
 		seconds := one.ticks / 100
@@ -98,7 +103,7 @@ func readProcess(pid int) (process, bool) {
 	if len(fields) < 22 {
 		return found, false
 	}
-	found.state = fields[0]
+	found.short, found.state = text[open+1:shut], fields[0]
 	found.parent, _ = strconv.Atoi(fields[1])
 	for _, ticks := range fields[11:13] { // utime, stime
 		number, _ := strconv.ParseInt(ticks, 10, 64)
@@ -120,7 +125,7 @@ func readProcess(pid int) (process, bool) {
 	line, _ := os.ReadFile(folder + "/cmdline")
 	found.name = strings.TrimSpace(strings.ReplaceAll(strings.TrimRight(string(line), "\x00"), "\x00", " "))
 	if found.name == "" {
-		found.name = "[" + text[open+1:shut] + "]"
+		found.name = "[" + found.short + "]"
 	}
 	return found, true
 }

@@ -78,12 +78,15 @@ func newRunner(c *call, params []string) (*interp.Runner, error) {
 		interp.Env(expand.ListEnviron(c.environ...)),
 		interp.Dir(c.dir),
 		interp.Params(params...),
-		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc { return execute }),
+		interp.ExecHandlers(func(interp.ExecHandlerFunc) interp.ExecHandlerFunc {
+			return func(ctx context.Context, args []string) error { return execute(ctx, c.args[0], args) }
+		}),
 	)
 }
 
-// execute runs a tool as a command of the shell. Nothing else can be run, and that is 126.
-func execute(ctx context.Context, args []string) error {
+// execute runs a tool as a command of the shell. Nothing else can be run, and that is 126, as is
+// a command that is masked in the image.
+func execute(ctx context.Context, name string, args []string) error {
 	shell := interp.HandlerCtx(ctx)
 	c := &call{
 		ctx: ctx, args: args, in: shell.Stdin, out: shell.Stdout, err: shell.Stderr,
@@ -100,16 +103,38 @@ func execute(ctx context.Context, args []string) error {
 	})
 	if _, known := tools[path.Base(args[0])]; !known {
 		if _, err := interp.LookPathDir(shell.Dir, shell.Env, args[0]); err == nil || exists(c, args[0]) {
-			fmt.Fprintf(c.err, "sh: %s: the toolbox runs its own tools only, not programs\n", args[0])
+			fmt.Fprintf(c.err, "%s: %s: the toolbox runs its own tools only, not programs\n", name, args[0])
 			return interp.NewExitStatus(cannotExecute)
 		}
-		fmt.Fprintf(c.err, "sh: %s: not found\n", args[0])
+		fmt.Fprintf(c.err, "%s: %s: not found\n", name, args[0])
 		return interp.NewExitStatus(notFound)
+	}
+	if masked(c, args[0]) {
+		fmt.Fprintf(c.err, "%s: %s: Permission denied\n", name, args[0])
+		return interp.NewExitStatus(cannotExecute)
 	}
 	if code := run(c); code != 0 {
 		return interp.NewExitStatus(uint8(code))
 	}
 	return nil
+}
+
+// masked tells whether the first file of that name in PATH is none that could be run: where a
+// container's masked paths hide a command, the shell does not have it either.
+func masked(c *call, name string) bool {
+	folders := strings.Split(c.getenv("PATH"), ":")
+	if strings.Contains(name, "/") {
+		folders = []string{""}
+	}
+	for _, folder := range folders {
+		if folder != "" {
+			folder += "/"
+		}
+		if info, err := os.Stat(c.path(folder + name)); err == nil {
+			return !info.Mode().IsRegular()
+		}
+	}
+	return false
 }
 
 func exists(c *call, name string) bool {

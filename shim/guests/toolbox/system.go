@@ -13,6 +13,8 @@ const hostVariable = "COPEPOD_TOOLBOX"
 var host struct {
 	uid, gid, groups                            string
 	hostname, system, release, version, machine string
+	uidMap, gidMap                              string
+	rights                                      map[string]string
 	terminal                                    bool
 }
 
@@ -21,10 +23,12 @@ func readHost() {
 	fields := map[string]*string{
 		"uid": &host.uid, "gid": &host.gid, "groups": &host.groups, "hostname": &host.hostname,
 		"system": &host.system, "release": &host.release, "version": &host.version,
-		"machine": &host.machine,
+		"machine": &host.machine, "uid_map": &host.uidMap, "gid_map": &host.gidMap,
 	}
+	host.rights = map[string]string{}
 	for _, line := range strings.Split(os.Getenv(hostVariable), "\n") {
 		name, value, _ := strings.Cut(line, " ")
+		host.rights[name] = value
 		if field, ok := fields[name]; ok {
 			*field = value
 		}

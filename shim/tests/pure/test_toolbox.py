@@ -67,6 +67,20 @@ def test_the_digest_follows_the_file(tmp_path: Path) -> None:
             assert digest == sha256(data).hexdigest()
 
 
+def test_a_file_is_the_toolbox_only_with_all_its_bytes(tmp_path: Path) -> None:
+    config = Config(toolbox_path=str(tmp_path / "t.wasm"))
+    (tmp_path / "other").write_bytes(b"two")
+
+    def same() -> bool:
+        with (tmp_path / "other").open("rb") as file:
+            return toolbox.same(config, file.fileno())
+
+    assert not same()  # there is no toolbox
+    for data, expected in ((b"one", False), (b"longer", False), (b"two", True)):
+        (tmp_path / "t.wasm").write_bytes(data)
+        assert same() == expected, data
+
+
 def job(flags: int, **sets: Any) -> Job:
     return Job("exec", "", Namespaces(), Program(identity=Identity(**sets)), join_flags=flags)
 

@@ -197,6 +197,118 @@ def test_what_the_image_has_is_the_images(cache: Path) -> None:
     within(cache, scenario)
 
 
+def status(text: str) -> dict[str, str]:
+    """The lines of a /proc/<pid>/status."""
+    return {name: value.strip() for name, _, value in (x.partition(":") for x in text.split("\n"))}
+
+
+def test_it_says_what_it_may(cache: Path) -> None:
+    """As the kernel says it of a native process in the same place: of what an execve leaves."""
+
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        few = {name: ["CAP_KILL", "CAP_NET_RAW"] for name in ("bounding", "effective", "permitted")}
+        for more in (
+            {},
+            {"capabilities": few},
+        ):
+            theirs = await inside(f"{ONLY}/cat", "/proc/self/status", **more)
+            ours = status((await inside("cat", "/proc/self/status", **more)).out)
+            wanted = status(theirs.out)
+            for name in ("Groups", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"):
+                assert ours[name] == wanted[name], (name, ours, wanted)
+            assert ours["Uid"] == wanted["Uid"]
+            assert ours["Seccomp"] == wanted["Seccomp"] == "0"
+        for name in ("uid_map", "gid_map"):
+            theirs = await inside(f"{ONLY}/cat", f"/proc/self/{name}")
+            assert (await inside("cat", f"/proc/self/{name}")).out == theirs.out
+        # Nothing else of it is there.
+        assert (await inside("cat", "/proc/self/mem")).code == 1
+
+    within(cache, scenario)
+
+
+def test_it_shows_processes_sockets_and_ipc(cache: Path) -> None:
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        for words in (["pgrep", "sle"], ["pgrep", "-x", "sleep"], ["pidof", "sleep"]):
+            assert (await inside(*words)).out == "1\n", words
+        assert (await inside("pgrep", "-lf", "sleep 10")).out == f"1 {ONLY}/sleep 1000\n"
+        for words in (["pgrep", "-x", "sle"], ["pidof", "slee"]):
+            assert (await inside(*words)).code == 1, words
+        found = await inside("netstat", "-ln")
+        assert (found.code, found.out.count("\n")) == (0, 1), found
+        found = await inside("ipcs", "-m")
+        assert "Shared Memory Segments" in found.out
+        assert found.out.splitlines()[-1].split()[:2] == ["key", "shmid"], found
+
+    within(cache, scenario)
+
+
+def test_it_copies_in_blocks(cache: Path) -> None:
+    script = """
+        cd /tmp; seq 1000 > f
+        dd if=f of=g bs=100 skip=1 count=2 status=none; wc -c < g
+        dd if=f of=g bs=10 seek=1 count=1 conv=notrunc 2>&1; head -c 14 g; wc -c < g
+        dd if=nowhere of=g
+    """
+
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> walls.Result:
+        return await inside("sh", "-c", script)
+
+    found = within(cache, scenario)
+    head = "".join(f"{number}\n" for number in range(1, 1001))[100:110]
+    assert found.code == 1
+    assert found.out == (
+        f"200\n1+0 records in\n1+0 records out\n10 bytes copied\n{head}1\n2\n200\n"
+        "dd: nowhere: No such file or directory\n"
+    )
+
+
+# What an image is made of that has the toolbox itself: /bin/sh and /bin/ls are the module.
+def own(cache: Path, *args: str, tail: bytes = b"", **changes: Any) -> walls.Result:
+    """Runs a container whose own program is the toolbox, with `tail` behind its last byte."""
+    folder = cache / f"own-{len(tail)}"
+    folder.mkdir(exist_ok=True)
+    module = Path(toolbox.path(Config())).read_bytes() + tail
+    for name in ("sh", "ls"):
+        (folder / name).write_bytes(module)
+    spec = cri(*args, **changes)
+    spec["mounts"].append(bind(folder, "/bin", "rbind", "ro"))
+    node = Config(cache_dir=str(cache))
+
+    async def main() -> walls.Result:
+        async def resolve(found: spawn.Found) -> spawn.Module:
+            wanted = walls.Bundle(spec)
+            try:
+                resolver = Resolver(node, "/nowhere.sock", wanted.order(), Knobs(), [])
+                return await resolver(found)
+            finally:
+                wanted.close()
+
+        return await walls.run_async(spec, resolve=resolve)
+
+    return asyncio.run(main())
+
+
+def test_a_container_that_has_it_is_told_the_same(cache: Path) -> None:
+    script = "id; hostname; cat /proc/self/status; env; ls /proc/self/"
+    found = own(cache, "/bin/sh", "-c", script, process__user={"uid": 1000, "gid": 7})
+    lines = found.out.splitlines()
+    assert lines[:2] == ["uid=1000(app) gid=7 groups=7", "box"]
+    assert status(found.out)["CapBnd"] == "00000000a80425fb"
+    assert "COPEPOD" not in found.out
+    assert found.code != 0
+    # Anything else is a guest as all others.
+    found = own(cache, "/bin/sh", "-c", "id; cat /proc/self/status", tail=b"\0\2\1x")
+    assert "the host has not said whose process this is" in found.out
+    assert "/proc/self/status: No such file" in found.out
+
+
+def test_what_is_masked_in_the_image_is_not_in_its_shell(cache: Path) -> None:
+    found = own(cache, "/bin/sh", "-c", "ls", linux__maskedPaths=["/bin/ls"])
+    assert (found.out, found.code) == ("/bin/sh: ls: Permission denied\n", 126)
+    assert own(cache, "/bin/sh", "-c", "ls -d /bin").out == "/bin\n"
+
+
 def test_it_can_be_switched_off_and_may_be_absent(cache: Path) -> None:
     async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> str:
         with pytest.raises(errors.Error) as caught:

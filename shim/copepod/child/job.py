@@ -19,12 +19,14 @@ class Context:
     null: what stands for a stdio of -1;
     hidden: procfs mounts without processes; arguments: where the kernel has this process's;
     labels: fds of security attributes and what is to be written to them;
-    toolbox: the node's own module; unseen: out of the container's pid namespace; id_maps: how its user namespace maps users and groups.
+    guest: wasm will run in this very process; toolbox: the node's own module; unseen: out of the
+    container's pid namespace; id_maps: how its user namespace maps users and groups.
     """
 
     __slots__ = (
         "arguments",
         "cwd",
+        "guest",
         "held",
         "hidden",
         "id_maps",
@@ -49,7 +51,7 @@ class Context:
         self.arguments = (0, 0)
         self.labels: list[tuple[int, str]] = []
         self.held: frozenset[int] = frozenset()
-        self.toolbox = self.unseen = False
+        self.guest = self.toolbox = self.unseen = False
         self.id_maps = ("", "")
 
 

@@ -194,6 +194,7 @@ def obtain(
         os.close(found.fd)
     else:
         wire.say("missing", found.name, found.entry, found.searched)
+    context.guest = True
     # While the shim looks for the compiled code:
     context.arguments = hiding.erase_start()
     engine.prepare()

@@ -13,6 +13,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from copepod.linux import caps, libc, prctl
+from copepod.values import replace
 
 if TYPE_CHECKING:
     from copepod.child.job import Context, Identity, Limit, Program, Scheduling
@@ -144,10 +145,25 @@ def become(context: Context) -> None:
     """
     identity = context.job.program.identity
     try:
-        _become(identity, context.cwd)
+        _become(executed(identity) if context.guest else identity, context.cwd)
     except OSError as error:
         raise Step(f"become user {identity.uid}:{identity.gid}", error) from None
     os.umask(identity.umask)
+
+
+def executed(identity: Identity) -> Identity:
+    """Gives the sets that an execve(2) would leave, for a guest, whose process executes nothing.
+
+    capabilities(7), "Transformation of capabilities during execve()", for a program without file
+    capabilities: a user that is not root keeps the ambient ones and no others.
+    """
+    if identity.uid:
+        left = identity.ambient & identity.permitted & identity.inheritable
+    else:
+        left = identity.inheritable | identity.bounding
+        if identity.no_new_privs:
+            left &= identity.permitted
+    return replace(identity, permitted=left, effective=left)
 
 
 def _become(identity: Identity, cwd: int) -> None:

@@ -124,7 +124,7 @@ def test_it_is_the_execs_user_in_its_directory(cache: Path) -> None:
         found = await inside("sh", "-c", "pwd; echo $A; env", cwd="/tmp", env=["A=z"], user=who)
         assert found.out.split("\n")[:2] == ["/tmp", "z"]
         assert "COPEPOD" not in found.out
-        found = await inside("sh", "-c", "echo x > /etc/passwd", user=who, capabilities=None)
+        found = await inside("sh", "-c", "echo x > /etc/passwd", user=who)
         assert (found.code, "ermission denied" in found.out) == (1, True)
         await inside("touch", "/tmp/mine", user=who)
         assert os.stat(f"{bundle.path}/upper/tmp/mine").st_uid == 1000
@@ -207,9 +207,14 @@ def test_it_says_what_it_may(cache: Path) -> None:
 
     async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
         few = {name: ["CAP_KILL", "CAP_NET_RAW"] for name in ("bounding", "effective", "permitted")}
+        ambient = {**few, "inheritable": ["CAP_KILL"], "ambient": ["CAP_KILL"]}
         for more in (
             {},
-            {"capabilities": few},
+            {"capabilities": {**few, "effective": []}},
+            {"capabilities": {**few, "permitted": ["CAP_KILL"], "effective": ["CAP_KILL"]}},
+            {"capabilities": few, "noNewPrivileges": False},
+            {"user": {"uid": 1000, "gid": 5}},
+            {"user": {"uid": 1000, "gid": 5}, "noNewPrivileges": False, "capabilities": ambient},
         ):
             theirs = await inside(f"{ONLY}/cat", "/proc/self/status", **more)
             ours = status((await inside("cat", "/proc/self/status", **more)).out)

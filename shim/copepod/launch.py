@@ -166,20 +166,12 @@ def _forget_dead_socket(bundle: str) -> None:
         return
     if not path.startswith("/"):
         return
-    import _socket
+    from copepod import socketfile
 
-    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        try:
-            posix.unlink(path)
-        except FileNotFoundError:
-            pass
+        socketfile.remove_dead(path)
     except OSError:
-        pass
-    finally:
-        probe.close()
+        pass  # a file that is left is no reason to leave a container
 
 
 def _write(fd: int, data: bytes) -> None:

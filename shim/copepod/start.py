@@ -8,15 +8,14 @@ Source: containerd docs/runtime-v2.md, pkg/shim/{shim,util_unix,compat}.go.
 
 from __future__ import annotations
 
-import _socket
-import errno
 import posix
 import sys
 
-from copepod import launch
+from copepod import launch, socketfile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket
     from collections.abc import Iterator
 
 SOCKET_DIR = "/run/containerd/s"
@@ -40,10 +39,16 @@ def start(flags: launch.Flags) -> bytes:
     directory = bootstrap.get("socket_dir", b"").decode() or SOCKET_DIR
     path = socket_path(directory, flags.address, flags.namespace, group)
     address = f"unix://{path}"
-    listener = claim(path)
-    if listener is not None:
-        _spawn(listener, path, bundle, flags, bootstrap)
-    _write_address(bundle, address)
+    listener = socketfile.claim(path)
+    try:
+        # Before there is a shim: without this file containerd can't find it to end it.
+        _write_address(bundle, address)
+        if listener is not None:
+            _spawn(listener, path, bundle, flags, bootstrap)
+    except BaseException:
+        if listener is not None:
+            posix.unlink(path)
+        raise
     return address.encode()
 
 
@@ -91,61 +96,6 @@ def socket_path(directory: str, address: str, namespace: str, group: str) -> str
     return path
 
 
-def claim(path: str) -> _socket.socket | None:
-    """Binds and listens on `path`, or gives None if a living shim already does.
-
-    A socket file that nobody listens on any more is replaced.
-    """
-    _make_directory(path.rpartition("/")[0], 0o700)
-    for attempt in (0, 1):
-        listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
-        old = posix.umask(0o177)
-        try:
-            listener.bind(path)
-            listener.listen(128)
-            return listener
-        except OSError as error:
-            listener.close()
-            if error.errno != errno.EADDRINUSE or attempt:
-                error.filename = path
-                raise
-        finally:
-            posix.umask(old)
-        if _alive(path):
-            return None
-        try:
-            posix.unlink(path)
-        except FileNotFoundError:
-            pass
-    return None
-
-
-def _make_directory(directory: str, mode: int) -> None:
-    """Makes the directory, and what is missing above it as containerd makes /run/containerd."""
-    try:
-        posix.mkdir(directory, mode)
-    except FileExistsError:
-        pass
-    except FileNotFoundError:
-        _make_directory(directory.rpartition("/")[0], 0o711)
-        posix.mkdir(directory, mode)
-
-
-def _alive(path: str) -> bool:
-    probe = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
-    probe.settimeout(0.1)
-    try:
-        probe.connect(path)
-    except ConnectionRefusedError:
-        return False
-    except OSError:
-        # A full backlog (EAGAIN) means that somebody listens.
-        return True
-    finally:
-        probe.close()
-    return True
-
-
 def _spawn(
     listener: _socket.socket,
     path: str,
@@ -165,13 +115,8 @@ def _spawn(
         "config": env.get(b"COPEPOD_CONFIG", b"").decode(),
         "debug": "1" if flags.debug or _wants_debug(bootstrap) else "",
     }
-    try:
-        if _ask_zygote(listener, given):
-            return
+    if not _ask_zygote(listener, given):
         _fork(listener, given)
-    except BaseException:
-        posix.unlink(path)
-        raise
 
 
 def _fork(listener: _socket.socket, given: dict[str, str]) -> None:

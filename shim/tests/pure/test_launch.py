@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from google.protobuf import any_pb2
 from hypothesis import given
 from hypothesis import strategies as st
 
-from copepod import __version__, answers, features, launch, start
+from copepod import __version__, answers, features, launch, socketfile, start
 from copepod_api import bootstrap_v1_pb2, task_v2_pb2, types_pb2
 
 pytestmark = pytest.mark.pure
@@ -129,15 +131,72 @@ def test_a_bundle_without_spec_has_no_group(tmp_path: Path) -> None:
 
 def test_socket_is_claimed_shared_and_replaced(tmp_path: Path) -> None:
     path = str(tmp_path / "missing" / "s" / "name")
-    first = start.claim(path)
+    first = socketfile.claim(path)
     assert first is not None
     assert os.stat(path).st_mode & 0o777 == 0o600
     assert os.stat(tmp_path / "missing" / "s").st_mode & 0o777 == 0o700
-    assert start.claim(path) is None
+    assert socketfile.claim(path) is None
     first.close()
-    second = start.claim(path)
+    second = socketfile.claim(path)
     assert second is not None
     second.close()
+
+
+def _locked(directory: Path) -> int:
+    """Holds what another `start` or `delete` holds; closing the fd lets go of it."""
+    fd = os.open(directory, os.O_RDONLY)
+    fcntl.flock(fd, fcntl.LOCK_EX)
+    return fd
+
+
+def test_a_socket_that_is_bound_and_not_yet_listened_on_is_not_dead(tmp_path: Path) -> None:
+    """Two containers of a pod at once: the second one must not take the first one's socket."""
+    path = str(tmp_path / "name")
+    lock = _locked(tmp_path)
+    with socket.socket(socket.AF_UNIX) as other, ThreadPoolExecutor(1) as thread:
+        other.bind(path)
+        second = thread.submit(socketfile.claim, path)
+        wait([second], timeout=0.2)
+        other.listen()
+        os.close(lock)
+        claimed = second.result(20)
+        if claimed is not None:
+            claimed.close()
+        assert claimed is None
+
+
+def test_a_socket_that_was_replaced_meanwhile_is_not_removed(tmp_path: Path) -> None:
+    path = str(tmp_path / "name")
+    dead = socket.socket(socket.AF_UNIX)
+    dead.bind(path)
+    dead.close()
+    lock = _locked(tmp_path)
+    with socket.socket(socket.AF_UNIX) as living, ThreadPoolExecutor(1) as thread:
+        removal = thread.submit(socketfile.remove_dead, path)
+        wait([removal], timeout=0.2)
+        os.unlink(path)
+        living.bind(path)
+        living.listen()
+        os.close(lock)
+        removal.result(20)
+        assert socketfile.alive(path)
+
+
+def test_a_socket_that_is_gone_is_not_alive(tmp_path: Path) -> None:
+    """A shim that ends removes its file: its address would be waited for in vain, for 100 s."""
+    assert not socketfile.alive(str(tmp_path / "gone"))
+
+
+def test_delete_does_not_wait_for_a_shim_that_takes_no_connection(tmp_path: Path) -> None:
+    path = tmp_path / "sock"
+    with socket.socket(socket.AF_UNIX) as hung, socket.socket(socket.AF_UNIX) as first:
+        hung.bind(str(path))
+        hung.listen(0)
+        first.connect(str(path))  # the backlog is full with it
+        (tmp_path / "address").write_text(f"unix://{path}")
+        done = _shim("-id", "c", "-bundle", str(tmp_path), "delete", cwd=tmp_path)
+        assert task_v2_pb2.DeleteResponse.FromString(done.stdout).exit_status == 137
+        assert path.exists()
 
 
 def test_socket_path_is_short_and_private_to_containerd() -> None:

@@ -22,7 +22,11 @@ FOREIGN_ENVIRONMENT = (
     b"WATCHDOG_USEC",
     b"WATCHDOG_PID",
 )
-LISTENER = 3
+# The kernel closes a dying process's files from the highest down (__fput is queued as task work,
+# and kernel/task_work.c begins with what came last). So nobody listens any more when containerd
+# hears the end of its connection, and the `delete` that it then runs finds the socket dead.
+LISTENER = 255
+LOW_LISTENER = 3  # where the limit of open files is lower than that
 # How `given` crosses an execve: one variable, whose words no path or name of ours holds.
 GIVEN = b"COPEPOD_SHIM"
 SEPARATOR = "\x1f"
@@ -35,7 +39,7 @@ def become_shim(listener: int, given: dict[str, str]) -> NoReturn:
     debug.
     """
     try:
-        _detach(listener, given["bundle"])
+        given = {**given, "listener": str(_detach(listener, given["bundle"]))}
         _protect(given)
         _serve(given)
     except BaseException as error:
@@ -48,9 +52,10 @@ def resume() -> NoReturn:
     """Goes on where `_protect` left off, in the program that it executed."""
     try:
         words = posix.environ.pop(GIVEN).decode().split(SEPARATOR)
-        posix.set_inheritable(LISTENER, False)
+        given = dict(zip(words[::2], words[1::2], strict=True))
+        posix.set_inheritable(int(given["listener"]), False)
         _write_proc("comm", b"copepod-shim")
-        _serve(dict(zip(words[::2], words[1::2], strict=True)))
+        _serve(given)
     except BaseException as error:
         _report(error)
     finally:
@@ -61,7 +66,7 @@ def _serve(given: dict[str, str]) -> NoReturn:
     _import_asyncio()
     from copepod import serve
 
-    serve.serve(LISTENER, given)
+    serve.serve(int(given["listener"]), given)
     posix._exit(0)
 
 
@@ -80,12 +85,13 @@ def _protect(given: dict[str, str]) -> None:
     words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
     words += ["-namespace", given["namespace"], "-id", given["id"], "-address", given["address"]]
     text = SEPARATOR.join(word for pair in given.items() for word in pair)
-    posix.set_inheritable(LISTENER, True)
+    listener = int(given["listener"])
+    posix.set_inheritable(listener, True)
     try:
         selfexe.execute_protected([*words, "shim"], posix.environ | {GIVEN: text.encode()})
     except OSError as error:
         # Kernels before 5.12 have no mount_setattr(2); such a node is no worse off than before.
-        posix.set_inheritable(LISTENER, False)
+        posix.set_inheritable(listener, False)
         posix.write(2, f"copepod shim: not protected from its containers: {error}\n".encode())
 
 
@@ -106,16 +112,17 @@ def _import_asyncio() -> None:
         del sys.modules["ssl"]
 
 
-def _detach(listener: int, bundle: str) -> None:
-    """Own session, no inherited fd but the listener (on 3), the log FIFO as stderr."""
+def _detach(listener: int, bundle: str) -> int:
+    """Own session, no inherited fd but the listener, whose new number it gives, the log FIFO as
+    stderr."""
     # First of all: containerd reads `start`'s output until nobody holds its fds 1 and 2.
     null = posix.open("/dev/null", posix.O_RDWR)
     posix.dup2(null, 0)
     posix.dup2(null, 1)
     posix.dup2(_open_log(bundle, null), 2)
-    if listener != LISTENER:
-        posix.dup2(listener, LISTENER, inheritable=False)
-    posix.closerange(LISTENER + 1, 1 << 20)  # close_range(2) underneath
+    listener = _moved(listener)
+    posix.closerange(3, listener)  # close_range(2) underneath
+    posix.closerange(listener + 1, 1 << 20)
     posix.setsid()
     posix.chdir("/")
     posix.umask(0o022)
@@ -126,6 +133,18 @@ def _detach(listener: int, bundle: str) -> None:
     score = _read_proc("oom_score_adj")
     if score and score < 1000:
         _write_proc("oom_score_adj", b"%d" % (score + 1))
+    return listener
+
+
+def _moved(listener: int) -> int:
+    for number in (LISTENER, LOW_LISTENER):
+        if listener == number:
+            break
+        try:
+            return posix.dup2(listener, number, inheritable=False)
+        except OSError:
+            continue
+    return listener
 
 
 def _open_log(bundle: str, fallback: int) -> int:

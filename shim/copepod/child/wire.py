@@ -23,6 +23,8 @@ from __future__ import annotations
 
 import socket
 
+from copepod.linux.fds import receive
+
 MAX_MESSAGE = 65536
 MAX_FDS = 4
 _FIELD_MAX = 8192
@@ -63,11 +65,11 @@ class Wire:
     def hear(self, tag: str) -> tuple[tuple[str, ...], list[int]]:
         """Waits for the message `tag` and gives (fields, fds). Raises ConnectionError when the
         shim has gone or says something else: then nobody is left to be a container for."""
-        data, fds, _, _ = socket.recv_fds(self._socket, MAX_MESSAGE, MAX_FDS)
+        data, received = receive(self._socket, MAX_MESSAGE, MAX_FDS)
         words = decode(data)
         if words[0] != tag:
             raise ConnectionError(f"the shim said {words[0]!r} where {tag!r} was due")
-        return words[1:], fds
+        return words[1:], received
 
     def hear_all(self, tag: str, count: int) -> list[int]:
         """Waits for `count` messages with one fd each, and gives the fds."""

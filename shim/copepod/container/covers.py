@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from copepod import errors
 from copepod.child import signals
 from copepod.child.mounts import make as make_mount
-from copepod.linux import ns
+from copepod.linux import fds, ns
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -48,18 +48,18 @@ class Maker:
         """Waits for it to be done, and gives the fds, which are the caller's; once."""
         if not self._pid:
             return []
-        fds: list[int] = []
+        got: list[int] = []
         try:
-            _, fds, _, _ = socket.recv_fds(self._socket, 64, self._count)
+            _, got = fds.receive(self._socket, 64, self._count)
         except OSError as error:
             raise _failed(error.errno or 0) from None
         finally:
             self.close()
-        if len(fds) != self._count:
-            for fd in fds:
+        if len(got) != self._count:
+            for fd in got:
                 os.close(fd)
             raise _failed(errno.EIO)
-        return fds
+        return got
 
     def close(self) -> None:
         """Ends it if nobody took what it made."""
@@ -97,8 +97,9 @@ def _fork(theirs: socket.socket, wanted: Sequence[ProcMount], pidfd: int) -> int
 
 def _be_maker(sock: socket.socket, wanted: Sequence[ProcMount]) -> NoReturn:
     try:
-        fds = [make_mount("proc", "proc", (), one.data, one.attributes) for one in wanted]
-        socket.send_fds(sock, [b"proc"], fds)
+        fds.close_all_but((0, 1, 2, sock.fileno()))
+        made = [make_mount("proc", "proc", (), one.data, one.attributes) for one in wanted]
+        socket.send_fds(sock, [b"proc"], made)
     finally:
         os._exit(0)
 

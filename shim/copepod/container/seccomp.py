@@ -13,6 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
+from copepod.linux import fds
 from copepod.linux import seccomp as kernel
 
 if TYPE_CHECKING:
@@ -170,6 +171,7 @@ def _in_child(profile: Seccomp) -> bytes:
 
 def _compile(profile: Seccomp, fd: int) -> NoReturn:
     try:
+        fds.close_all_but((0, 1, 2, fd))
         try:
             from copepod.container import seccomp_compile
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from copepod import errors
 from copepod.child import wire
 from copepod.linux import pidfd
+from copepod.linux.fds import receive
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,7 +43,7 @@ class Talk:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                data, fds, _, _ = socket.recv_fds(self._socket, wire.MAX_MESSAGE, wire.MAX_FDS)
+                data, fds = receive(self._socket, wire.MAX_MESSAGE, wire.MAX_FDS)
                 break
             except BlockingIOError:
                 ready: asyncio.Future[None] = loop.create_future()

@@ -5,8 +5,10 @@ It opens nothing but /dev/null. Sources: close_range(2), dup2(2).
 
 from __future__ import annotations
 
+import array
 import fcntl
 import os
+import socket
 from typing import TYPE_CHECKING
 
 from copepod.linux import libc
@@ -18,13 +20,34 @@ _LAST = 0xFFFFFFFF
 
 
 def close_all_but(keep: Iterable[int]) -> None:
-    """Closes every fd that is not in `keep`; close-on-exec does nothing at a fork."""
-    start = 0
-    for fd in sorted(set(keep)):
-        if fd > start:
-            libc.syscall(libc.SYS_close_range, start, fd - 1, 0)
-        start = fd + 1
-    libc.syscall(libc.SYS_close_range, start, _LAST, 0)
+    """Closes every fd that is not in `keep`, the highest first; close-on-exec does nothing at a
+    fork.
+
+    The order is for a child that outlives its shim: a shim's listener is above its connections,
+    and the end of those is what containerd takes for the shim's.
+    """
+    end = _LAST
+    for fd in sorted(set(keep), reverse=True):
+        if fd < end:
+            libc.syscall(libc.SYS_close_range, fd + 1, end, 0)
+        end = fd - 1
+    if end >= 0:
+        libc.syscall(libc.SYS_close_range, 0, end, 0)
+
+
+def receive(sock: socket.socket, size: int, count: int) -> tuple[bytes, list[int]]:
+    """Gives a message of at most `size` bytes and the fds that came with it, close-on-exec.
+
+    Not socket.recv_fds, whose fds every program that is executed later would inherit.
+    """
+    got = array.array("i")
+    data, ancillary, _, _ = sock.recvmsg(
+        size, socket.CMSG_LEN(count * got.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
+    for level, kind, payload in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            got.frombytes(payload[: len(payload) - len(payload) % got.itemsize])
+    return data, got.tolist()
 
 
 def above_stdio(fd: int) -> int:

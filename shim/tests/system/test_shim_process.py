@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -51,11 +52,11 @@ class Node:
         self.grpc = str(home / "containerd.sock")
         self.environment = {"PATH": "/usr/bin:/bin", "COPEPOD_ZYGOTE": zygote}
 
-    def start(self, name: str) -> str:
+    def start(self, name: str, bundle: Path | None = None) -> str:
         """Runs `start`; gives the address that it printed."""
         done = subprocess.run(
             command("-namespace", "ns", "-address", self.grpc, "-id", name, "start"),
-            cwd=self.bundle,
+            cwd=bundle or self.bundle,
             env=self.environment,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -187,6 +188,48 @@ def test_a_dead_shim_is_replaced_and_delete_removes_its_socket(node: Node) -> No
     )
     assert pb.DeleteResponse.FromString(done.stdout).exit_status == 137
     assert not os.path.exists(address.removeprefix("unix://"))
+
+
+def test_nobody_listens_any_more_when_the_end_of_a_shim_is_heard(node: Node) -> None:
+    """containerd runs `delete` when its connection ends, which removes what nobody listens on."""
+    for _ in range(5):
+        address = node.start("a")
+        path = address.removeprefix("unix://")
+        pid = node.pid(address)
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT)
+            connection.connect(path)
+            assert node.pid(address) == pid  # so the connection has been accepted, too
+            os.kill(pid, signal.SIGKILL)
+            assert connection.recv(1) == b""
+            with socket.socket(socket.AF_UNIX) as probe:
+                assert probe.connect_ex(path) == errno.ECONNREFUSED
+        os.unlink(path)
+
+
+def test_starts_at_the_same_time_make_one_shim(node: Node) -> None:
+    bundles = [node.bundle / str(number) for number in range(8)]
+    for bundle in bundles:
+        bundle.mkdir()
+        spec = '{"annotations":{"io.kubernetes.cri.sandbox-id":"a"}}'
+        (bundle / "config.json").write_text(spec)
+    with ThreadPoolExecutor(8) as threads:
+        (address,) = set(threads.map(node.start, "abcdefgh", bundles))
+    path = address.removeprefix("unix://")
+    table = Path("/proc/net/unix").read_text().splitlines()
+    # unix(7) has no words for the columns: flags 00010000 is __SO_ACCEPTCON.
+    assert sum(row.endswith(path) and " 00010000 " in row for row in table) == 1
+    node.end(address)
+
+
+def test_a_start_that_can_not_be_told_of_leaves_no_shim(node: Node) -> None:
+    """A full disk: containerd forgets the bundle then, and nobody could end that shim."""
+    (node.bundle / ".address").mkdir()
+    with pytest.raises(AssertionError, match="Is a directory"):
+        node.start("a")
+    path = start.socket_path(start.SOCKET_DIR, node.grpc, "ns", "a")
+    assert not os.path.exists(path)
+    assert path not in Path("/proc/net/unix").read_text()
 
 
 def test_sigterm_does_not_end_a_shim(node: Node) -> None:

@@ -13,16 +13,23 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from copepod import errors
 from copepod.engine import artifact
+from copepod.image import locks
 
 SUFFIX = ".cwasm"
 DEFAULT_MAX_BYTES = 2 << 30
+PATIENCE = 75.0  # seconds that a start waits for another one's compiler
 _STAGED = ".staged-"
 _LOCK = ".lock"
+_LATER = ".later"
+_STEP = 0.02
+# O_NONBLOCK: a FIFO in an entry's place must not hold anybody up.
+_READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Entry(NamedTuple):
@@ -48,7 +55,7 @@ class Cache:
         """
         path = self._path(engine_key, digest)
         try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            fd = os.open(path, _READ)
         except OSError:
             return None
         if self._fits(fd, path, engine_key, digest):
@@ -66,32 +73,62 @@ class Cache:
                 return False
             if trailer.boot != artifact.boot_id() and not _seen_intact(fd, path, trailer):
                 return False
-            os.utime(fd)
         except OSError:
             return False
+        try:
+            os.utime(fd)
+        except OSError:
+            pass  # a read-only cache is good too: nothing is ever dropped from it
         return True
 
-    def compile_once(self, engine_key: str, digest: str, build: Callable[[int], None]) -> int:
+    def compile_once(
+        self,
+        engine_key: str,
+        digest: str,
+        build: Callable[[int], None],
+        patience: float = PATIENCE,
+    ) -> int:
         """Gives a descriptor of the entry, made by `build(fd)` if there is none.
 
-        Of all processes that want one entry at the same time one builds, the others wait for it.
+        Of all processes that want one entry at the same time one builds, the others wait for it,
+        but not longer than `patience` seconds: its container may be frozen, or get no CPU time.
         `build` writes the compiled file to an empty one; what it raises is passed on. Where the
         disk is full, read-only or not ours the result is a memory file of this container alone.
         """
         try:
-            lock = self._lock(engine_key, digest)
+            lock = self._lock(engine_key, digest, digest, patience)
         except (OSError, errors.PermissionDenied):
             return _in_memory(build)
         try:
             fd = self.open(engine_key, digest)
-            return self._store(engine_key, digest, build) if fd is None else fd
+            return self._store(engine_key, digest, build, digest) if fd is None else fd
         finally:
-            _unlock(lock, self._path(engine_key, digest, _LOCK))
+            locks.release(lock, self._path(engine_key, digest, _LOCK))
 
-    def _store(self, engine_key: str, digest: str, build: Callable[[int], None]) -> int:
-        """Builds in memory and copies: a full disk costs the copy, not a second compilation."""
+    def compile_later(self, engine_key: str, digest: str, build: Callable[[int], None]) -> None:
+        """Makes the entry for later starts, unless it is there, somebody does so already, or it
+        can't be kept. No start waits for this one, which may be of the lowest priority.
+        """
+        name = digest + _LATER
+        try:
+            lock = self._lock(engine_key, name, digest, 0)
+        except (OSError, errors.PermissionDenied):
+            return
+        if lock == locks.BUSY:
+            return
+        try:
+            fd = self.open(engine_key, digest)
+            os.close(self._store(engine_key, digest, build, name) if fd is None else fd)
+        finally:
+            locks.release(lock, self._path(engine_key, name, _LOCK))
+
+    def _store(self, engine_key: str, digest: str, build: Callable[[int], None], lock: str) -> int:
+        """Builds in memory and copies: a full disk costs the copy, not a second compilation.
+
+        The staged file is named after the lock under which it is written, see `_sweep`.
+        """
         memory = _in_memory(build)
-        staged = self._path(engine_key, f"{_STAGED}{digest}-{os.getpid()}", "")
+        staged = self._path(engine_key, f"{_STAGED}{lock}-{os.getpid()}", "")
         try:
             fd = _copy(memory, staged)
         except OSError:
@@ -177,21 +214,24 @@ class Cache:
     def _path(self, engine_key: str, name: str, suffix: str = SUFFIX) -> str:
         return f"{self.root}/{engine_key}/{name}{suffix}"
 
-    def _lock(self, engine_key: str, digest: str) -> int:
-        """Takes the entry's lock; waits for whoever has it."""
-        import fcntl
-
+    def _lock(self, engine_key: str, name: str, digest: str, patience: float) -> int:
+        """Takes the lock `name`, or waits for whoever has it: locks.BUSY when the entry came
+        meanwhile or the patience is at its end."""
         folder = f"{self.root}/{engine_key}"
         for path in (self.root, folder):
             os.makedirs(path, mode=0o700, exist_ok=True)
             refuse_foreign(path)
-        path = self._path(engine_key, digest, _LOCK)
-        while True:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if _same(fd, path):
-                return fd
-            os.close(fd)  # whoever had it removed it: the lock of a file without a name is none
+        path = self._path(engine_key, name, _LOCK)
+        until = time.monotonic() + patience
+        while (fd := locks.attempt(path)) == locks.BUSY:
+            found = self.open(engine_key, digest)
+            if found is not None:
+                os.close(found)
+                break
+            if time.monotonic() >= until:
+                break
+            time.sleep(_STEP)
+        return fd
 
 
 def refuse_foreign(path: str) -> None:
@@ -210,20 +250,6 @@ def _ours(found: os.stat_result) -> bool:
     return found.st_uid == os.geteuid() and not found.st_mode & 0o022
 
 
-def _same(fd: int, path: str) -> bool:
-    try:
-        named = os.stat(path, follow_symlinks=False)
-    except OSError:
-        return False
-    held = os.fstat(fd)
-    return (held.st_dev, held.st_ino) == (named.st_dev, named.st_ino)
-
-
-def _unlock(fd: int, path: str) -> None:
-    _unlink(path)
-    os.close(fd)
-
-
 def _unlink(path: str) -> None:
     try:
         os.unlink(path)
@@ -233,21 +259,13 @@ def _unlink(path: str) -> None:
 
 def _sweep_one(path: str, lock: str) -> None:
     """Removes `path` if nobody holds `lock`."""
-    import fcntl
-
     try:
-        fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = locks.attempt(lock)
     except OSError:
         return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if _same(fd, lock):
-            _unlink(path)
-            _unlink(lock)
-    except OSError:
-        pass
-    finally:
-        os.close(fd)
+    if fd != locks.BUSY:
+        _unlink(path)
+        locks.release(fd, lock)
 
 
 def _copy(memory: int, path: str) -> int:
@@ -295,7 +313,7 @@ def _seen_intact(fd: int, path: str, trailer: artifact.Trailer) -> bool:
 
 def _defect(entry: Entry) -> str:
     try:
-        fd = os.open(entry.path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        fd = os.open(entry.path, _READ)
     except OSError as error:
         return os.strerror(error.errno or 0)
     try:

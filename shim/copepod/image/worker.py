@@ -28,7 +28,8 @@ _OOM_FIRST = b"1000"  # proc(5): where memory ends, the child is what ends
 # The memory that compiling takes: 24 to 30 bytes for each byte of wasm, on top of the process.
 _ROOM_BASE, _ROOM_FACTOR = 32 << 20, 32
 _FITS_BASE = 16 << 20
-_TURN = ".compile.lock"
+_TURN, _TURN_LATER = ".compile.lock", ".improve.lock"
+_PATIENCE = 0.25  # of the time for one module: for the one that another start compiles
 _UNLIMITED = 1 << 62
 # The signals for which the shim may have a handler; SIGPIPE stays ignored, as Python has it.
 _HANDLED = (
@@ -49,7 +50,7 @@ class Settings:
     `seconds` what one may take; `cgroup_fds` are those of the container, and the child joins each.
 
     Where the container has not the memory, it is not `inside` but on the node's account, in at
-    most `node_memory` bytes and one at a time on the whole node."""
+    most `node_memory` bytes and one at a time on the whole node, for a start and for later each."""
 
     cache: Cache
     profile: Profile
@@ -129,20 +130,22 @@ def build(settings: Settings, source: Source, wire: socket.socket, *, stale: boo
     A source whose digest is unknown is read for it first, and its code may be in the cache then.
     """
     os.nice(_NICE)
-    code = None
+    code, turn = None, -1
     if not source.digest:
         source = _identified(settings, source)
         code = cached(settings, source.digest, stale=stale)
     data = b""
     if code is None:
         if not settings.inside:
-            _take_turn(settings)
+            turn = _take_turn(settings)
         try:
             data = read(settings, source)
             code = _compile(settings, source, data)
         except MemoryError:
             raise too_little(source.what, settings.node_memory) from None
     answer(wire, code)
+    if turn >= 0:
+        os.close(turn)  # what comes now is nothing that a start should wait for
     size = os.fstat(source.fd).st_size
     if not code.best and has_room(settings, size):
         data = data or read(settings, source)
@@ -169,11 +172,14 @@ def answer(wire: socket.socket, code: Code) -> None:
 def improve(settings: Settings, source: Source, data: bytes) -> None:
     """Makes the better code, at the lowest priority and in half of the memory that is left."""
     from copepod.engine import compile as compiler
+    from copepod.image import locks
 
+    if not settings.inside and _turn(settings, _TURN_LATER, wait=False) == locks.BUSY:
+        return
     compiler.step_back()
     compiler.bound(min(_room(settings), _IMPROVE_MAX), int(settings.seconds))
     alone = replace(settings, profile=replace(settings.profile, parallel=False))
-    _once(alone, source, data, settings.tiers[0])
+    settings.cache.compile_later(*_work(alone, source, data, settings.tiers[0]))
 
 
 def has_room(settings: Settings, size: int) -> bool:
@@ -215,18 +221,24 @@ def too_little(what: str, node_memory: int) -> errors.Error:
     )
 
 
-def _take_turn(settings: Settings) -> None:
-    """Waits until nobody else compiles on the node's account, and bounds this process."""
-    import fcntl
-
+def _take_turn(settings: Settings) -> int:
+    """Waits until no other start compiles on the node's account, and bounds this process; gives a
+    descriptor to close after it, or a negative number."""
     from copepod.engine import compile as compiler
 
-    try:
-        path = f"{settings.cache.root}/{_TURN}"
-        fcntl.flock(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600), fcntl.LOCK_EX)
+    turn = _turn(settings, _TURN, wait=True)
+    compiler.bound(settings.node_memory, int(settings.seconds))
+    return turn
+
+
+def _turn(settings: Settings, name: str, *, wait: bool) -> int:
+    from copepod.image import locks
+
+    try:  # the first ones on a node are many at once, too
+        os.makedirs(settings.cache.root, mode=0o700, exist_ok=True)
     except OSError:
         pass  # a cache that can't be written to: the bound is what counts
-    compiler.bound(settings.node_memory, int(settings.seconds))
+    return locks.turn(f"{settings.cache.root}/{name}", wait=wait)
 
 
 def read(settings: Settings, source: Source) -> bytes:
@@ -302,10 +314,18 @@ def _compile(settings: Settings, source: Source, data: bytes) -> Code:
 
 
 def _once(settings: Settings, source: Source, data: bytes, tier: str) -> int:
+    patience = _PATIENCE * settings.seconds
+    return settings.cache.compile_once(*_work(settings, source, data, tier), patience)
+
+
+def _work(
+    settings: Settings, source: Source, data: bytes, tier: str
+) -> tuple[str, str, Callable[[int], None]]:
+    """Gives the entry's engine key and digest, and what makes it."""
     from copepod.engine import compile as compiler
 
     profile, digest = settings.profile.at(tier), bytes.fromhex(source.digest)
-    return settings.cache.compile_once(
+    return (
         profile.key(),
         source.digest,
         lambda fd: compiler.compile_to(data, fd, profile, digest),

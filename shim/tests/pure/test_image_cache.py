@@ -231,6 +231,79 @@ def test_a_builder_that_is_killed_leaves_the_lock_to_the_next(cache: Cache) -> N
     assert os.listdir(f"{cache.root}/{KEY}") == [f"{DIGEST}.cwasm"]
 
 
+def stopped(work: Callable[[], object]) -> int:
+    """Forks a child that does `work` and is stopped in it, as in a container that is frozen."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            work()
+        finally:
+            os._exit(2)
+    assert os.WIFSTOPPED(os.waitpid(pid, os.WUNTRACED)[1])
+    return pid
+
+
+def stop(_fd: int) -> None:
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def end(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+def test_a_builder_that_is_frozen_does_not_hold_up_others_for_ever(cache: Cache) -> None:
+    pid = stopped(lambda: cache.compile_once(KEY, DIGEST, stop))
+    try:
+        assert content(cache.compile_once(KEY, DIGEST, builder(), 0.1)) == b"code"
+        assert content(cache.compile_once(KEY, DIGEST, never)) == b"code"
+        cache.prune()
+        assert sorted(os.listdir(f"{cache.root}/{KEY}")) == [f"{DIGEST}.cwasm", f"{DIGEST}.lock"]
+    finally:
+        end(pid)
+    cache.prune()
+    assert os.listdir(f"{cache.root}/{KEY}") == [f"{DIGEST}.cwasm"]
+
+
+def test_nobody_waits_for_what_is_built_for_later(cache: Cache) -> None:
+    pid = stopped(lambda: cache.compile_later(KEY, DIGEST, stop))
+    try:
+        cache.compile_later(KEY, DIGEST, never)
+        assert content(cache.compile_once(KEY, DIGEST, builder(), 60)) == b"code"
+    finally:
+        end(pid)
+    cache.compile_later(KEY, DIGEST, never)
+    cache.discard(KEY, DIGEST)
+    cache.compile_later(KEY, DIGEST, builder(b"later"))
+    assert content(cache.open(KEY, DIGEST)) == b"later"
+    assert os.listdir(f"{cache.root}/{KEY}") == [f"{DIGEST}.cwasm"]
+
+
+def test_what_cannot_be_kept_is_not_built_for_later(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    Cache(str(tmp_path / "file")).compile_later(KEY, DIGEST, never)
+
+
+def test_a_read_only_cache_is_used(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.close(cache.compile_once(KEY, DIGEST, builder()))
+
+    def read_only(*_args: object) -> None:
+        raise OSError(30, "Read-only file system")
+
+    monkeypatch.setattr(os, "utime", read_only)
+    assert content(cache.open(KEY, DIGEST)) == b"code"
+
+
+def test_a_fifo_in_an_entrys_place_holds_nobody_up(cache: Cache) -> None:
+    os.makedirs(f"{cache.root}/{KEY}", mode=0o700)
+    os.mkfifo(entry(cache), 0o444)
+    signal.alarm(30)  # the default action: it ends the test's process
+    assert cache.open(KEY, DIGEST) is None
+    assert [why for _, why in cache.verify()] == ["it is torn or not an entry"]
+    signal.alarm(0)
+    assert content(cache.compile_once(KEY, DIGEST, builder())) == b"code"
+
+
 def fill(cache: Cache, count: int) -> list[str]:
     digests = [f"{number:02x}" * 32 for number in range(count)]
     for number, digest in enumerate(digests):

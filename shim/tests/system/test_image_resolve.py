@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import json
 import os
 import pathlib
@@ -25,7 +26,7 @@ from copepod.config import Config
 from copepod.engine import artifact
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
-from copepod.image import builder, content, layers, lookup, resolve, worker
+from copepod.image import builder, content, layers, locks, lookup, resolve, worker
 from copepod.image.cache import Cache
 from copepod.linux import cgroup
 
@@ -670,6 +671,41 @@ def test_a_limit_that_is_too_small_for_the_compiler(node: Node, group: pathlib.P
     )
     assert int(peak.read_text()) < 8 << 20, "nobody compiled in there"
     os.close(procs)
+
+
+def test_on_the_nodes_account_no_start_waits_for_better_code(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = node.folder / "gate"
+
+    def improve(*_args: object) -> None:
+        with gate.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # until the test lets go
+
+    monkeypatch.setattr(worker, "fits", lambda *_: False)
+    monkeypatch.setattr(worker, "improve", improve)
+    node.config = Config(cache_dir=node.config.cache_dir, compile_timeout_seconds=20)
+
+    async def both() -> None:
+        for data in (EMPTY, large(1)):
+            check(await node.module(node.file(data)), data)
+        held.close()
+        await background()
+
+    with gate.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        run(both())
+
+
+def test_one_at_a_time_on_the_nodes_account(node: Node) -> None:
+    bench = worker.outside(node.settings())
+    assert not os.path.exists(bench.cache.root)
+    turns = [worker._turn(bench, name, wait=False) for name in ("a", "a", "b")]
+    assert [turn >= 0 for turn in turns] == [True, False, True]
+    for turn in (turns[0], turns[2]):
+        os.close(turn)
+    bench.cache.root = "/dev/null/none"
+    assert worker._turn(bench, "a", wait=True) == locks.NOWHERE
 
 
 def test_a_compiler_that_is_killed_in_the_container(

@@ -20,6 +20,8 @@ from copepod.values import dataclass, field
 
 TRAP_EXIT_CODE = 134  # 128 + SIGABRT; 137 would read as an out-of-memory kill
 _EXITING = b"exit"
+_GRACE = 0.5  # seconds in which a guest that isn't waiting for anything comes to its end
+_LONGEST = 1e9  # seconds; time.sleep takes no more than some ten times that
 _HOST_STACK = 1 << 20  # for the functions that the guest calls, and for what called it
 _TRAP = "wasm trap: "
 # The engine's text: frames as "    3:   0x2e0 - module!name", causes numbered if they are several.
@@ -52,10 +54,12 @@ class Options:
 
 
 class ExitCode:
-    """Keeps what the guest gave to proc_exit: the engine's own takes 0 to 125 only."""
+    """Keeps what the guest gave to proc_exit: the engine's own takes 0 to 125 only. `over`: the
+    guest has come back, by whatever way."""
 
     def __init__(self) -> None:
         self.code: int | None = None
+        self.over = False
 
     def proc_exit(self, _caller: int, values: int) -> int | None:
         """The host function: ends the guest with a trap of ours. As in Linux, 8 bits count."""
@@ -87,6 +91,7 @@ class Ready:
                 _thread.start_new_thread(self._end_after, (self._knobs.time_limit,))
             return self._call()
         except capi.EngineError as error:
+            self._exit.over = True
             if self._exit.code is not None:
                 return self._exit.code
             if error.exit_status is not None:
@@ -97,9 +102,17 @@ class Ready:
         return TRAP_EXIT_CODE
 
     def _end_after(self, seconds: float) -> None:
-        """A thread of its own: the guest's doesn't come back to Python before its end."""
-        time.sleep(seconds)
+        """A thread of its own: the guest's doesn't come back to Python before its end.
+
+        The engine looks at the time in the guest's loops and calls only. A guest that waits, for
+        a connection or for another day, is ended with its process.
+        """
+        time.sleep(min(seconds, _LONGEST))
         self._loaded.engine.increment_epoch()
+        time.sleep(_GRACE)
+        if not self._exit.over:
+            say(f"copepod: {_late(seconds)}, and was waiting then\n")
+            os._exit(TRAP_EXIT_CODE)
 
 
 def dump(path: str, name: str, error: capi.EngineError, instance: objects.Instance) -> None:
@@ -172,10 +185,14 @@ def report(error: capi.EngineError, knobs: Knobs) -> str:
 def _limit(why: str, knobs: Knobs) -> str:
     """The sentence for a trap that a knob made."""
     if knobs.time_limit is not None and why == f"{_TRAP}interrupt":
-        return f"the guest was ended: it ran for its time limit of {knobs.time_limit:g} s"
+        return _late(knobs.time_limit)
     if knobs.fuel is not None and why == f"{_TRAP}all fuel consumed by WebAssembly":
         return f"the guest was ended: it used up its fuel of {knobs.fuel}"
     return ""
+
+
+def _late(seconds: float) -> str:
+    return f"the guest was ended: it ran for its time limit of {seconds:g} s"
 
 
 def say(text: str) -> None:

@@ -7,6 +7,7 @@ Sources of a value, first wins: the pod's annotation, the node's [guest] table, 
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -176,10 +177,20 @@ def addresses(text: str) -> tuple[tuple[str, int], ...]:
     found = []
     for part in text.split(","):
         match = re.fullmatch(r"(?:(\[[0-9a-fA-F:.]+\]|[0-9.]*):)?([0-9]{1,5})", part.strip())
-        if not match or not 0 < int(match[2]) < 65536:
+        host = (match[1] or "").strip("[]") if match else ""
+        if not match or not 0 < int(match[2]) < 65536 or not _is_address(host):
             raise ValueError(f"{part.strip()!r} is not PORT, IPv4:PORT or [IPv6]:PORT")
-        found.append(((match[1] or "").strip("[]"), int(match[2])))
+        found.append((host, int(match[2])))
     return tuple(found)
+
+
+def _is_address(host: str) -> bool:
+    """Whether it is an address, or "" for all: anything else would be looked up as a name."""
+    try:
+        socket.inet_pton(socket.AF_INET6 if ":" in host else socket.AF_INET, host or "0.0.0.0")
+    except OSError:
+        return False
+    return True
 
 
 def _text(text: str) -> str:
@@ -306,7 +317,8 @@ def _capped(key: str, value: object, highest: object) -> object:
     if key == "wasm-features":
         return tuple(sorted({*_texts(value), *_texts(highest)}))
     if value is None:
-        return highest
+        default = getattr(Knobs(), KNOBS[key].field)
+        return highest if default is None else min(default, highest)
     if isinstance(value, (int, float)) and isinstance(highest, (int, float)) and value > highest:
         raise errors.InvalidArgument(
             f"{PREFIX}{key}: {value} is above this node's ceiling of {highest}"

@@ -124,6 +124,7 @@ def link(loaded: Loaded, options: Options) -> Ready:
             for name, count in entry:
                 values = instance.call(name, count)
         except capi.EngineError as error:
+            exit_code.over = True  # a dump may take longer than what is left of the time
             if knobs.coredump and exit_code.code is None and error.exit_status is None:
                 guest.dump(knobs.coredump, options.args[0], error, instance)
             raise

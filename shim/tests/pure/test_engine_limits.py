@@ -76,6 +76,9 @@ def test_values(key: str, text: str, value: object) -> None:
         ("listen", "0", "is not PORT"),
         ("listen", "example.com:80", "is not PORT"),
         ("listen", "::1:80", "is not PORT"),
+        ("listen", "1..2:80", "is not PORT"),
+        ("listen", "10.0.0.256:80", "is not PORT"),
+        ("listen", "[::1::]:80", "is not PORT"),
         ("entry", "", "a text"),
         ("coredump", "core", "an absolute path"),
         ("profiling", "vtune", "one of none, perfmap, jitdump"),
@@ -117,6 +120,15 @@ def test_defaults_and_ceilings() -> None:
     assert limits.parse({"copepod.dev/memory": "128Mi"}, node).memory == 128 << 20
     with pytest.raises(errors.InvalidArgument, match=r"memory: 268435456 is above .* 134217728"):
         limits.parse({"copepod.dev/memory": "256Mi"}, node)
+
+
+def test_a_ceiling_above_a_default_leaves_it_alone() -> None:
+    """A stack of 64 MiB is refused in a container whose RLIMIT_STACK is the usual 8 MiB."""
+    assert limits.parse({}, limits.node({"max": {"stack": "64Mi"}})).stack == 1 << 20
+    low = limits.node({"max": {"stack": "256Ki"}})
+    assert limits.parse({}, low).stack == 256 << 10
+    with pytest.raises(errors.InvalidArgument, match="stack: 1048576 is above"):
+        limits.parse({"copepod.dev/stack": "1Mi"}, low)
 
 
 def test_what_the_node_has_off_stays_off() -> None:

@@ -76,6 +76,29 @@ def test_time_is_up(tier: str) -> None:
     assert guest(make.c("probe"), "exit", "3", knobs=Knobs(time_limit=60), tier=tier).code == 3
 
 
+# Waits for the clock, some twelve days.
+WAITS = """(module
+  (import "wasi_snapshot_preview1" "poll_oneoff"
+    (func $poll (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 8) "\\00\\00\\00\\00\\00\\00\\00\\00\\01")
+  (data (i32.const 24) "\\00\\00\\c0\\b6\\60\\d6\\03")
+  (func (export "_start")
+    (drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))))"""
+
+
+@TIERS
+@pytest.mark.parametrize("listen", [(), (("127.0.0.1", 0),)])
+def test_time_is_up_for_a_guest_that_waits(tier: str, listen: tuple[tuple[str, int], ...]) -> None:
+    """For the clock, in the engine and in the function of ours that is in its place."""
+    knobs = Knobs(time_limit=0.2, listen=listen)
+    outcome = guest(make.wat(WAITS), knobs=knobs, tier=tier, limit=20)
+    assert outcome.code == 134
+    assert outcome.err == (
+        b"copepod: the guest was ended: it ran for its time limit of 0.2 s, and was waiting then\n"
+    )
+
+
 @TIERS
 def test_fuel_is_used_up(tier: str) -> None:
     for module in (make.wat(FOREVER), make.text("hello", how=COMPONENT_FOREVER)):

@@ -4,11 +4,15 @@ A container's root is a new mount each time, with the same files below it: the k
 inode numbers and their times, of which nobody can set that of the last change (inode(7)). What is
 remembered is a name for code in the cache and nothing else: a file that is unknown, or of a file
 system that makes its times up, is read whole.
+
+A file that may be written to while it is read, or was a moment before, is not remembered: what was
+read could be one state of it and the name another's.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from hashlib import sha256
 
 from copepod.linux import mount
@@ -20,7 +24,21 @@ _EDGE = 4096
 # statfs(2): file systems whose inodes are the kernel's own. Others (FUSE, network) may show what
 # they like.
 _KERNELS_OWN = {0x794C7630: "overlay", 0xEF53: "ext4", 0x58465342: "xfs", 0x9123683E: "btrfs"}
+_OVERLAY = 0x794C7630
 _SECOND = 1_000_000_000
+# Nanoseconds; the kernel's times move on in steps of up to 10 ms (inode(7), CONFIG_HZ).
+_SETTLED = 50_000_000
+
+
+def identify(root: str, fd: int) -> str:
+    """Works the digest of the file out and has the cache at `root` know it, where it stands for
+    nothing but what was read."""
+    changed, name = os.fstat(fd).st_ctime_ns, _name(fd)
+    settled = time.time_ns() - changed > _SETTLED
+    digest = work_out(fd)
+    if name and settled and _name(fd) == name:
+        _remember(root, name, digest)
+    return digest
 
 
 def work_out(fd: int) -> str:
@@ -48,11 +66,8 @@ def recall(root: str, fd: int) -> str:
         return ""
 
 
-def remember(root: str, fd: int, digest: str) -> None:
-    """Has the cache at `root` know it; where that can't be written nothing is remembered."""
-    name = _name(fd)
-    if not name:
-        return
+def _remember(root: str, name: str, digest: str) -> None:
+    """Where the cache can't be written to nothing is remembered."""
     folder = f"{root}/{FOLDER}"
     try:
         for path in (root, folder):  # the mode is that of the last folder alone
@@ -73,8 +88,13 @@ def _name(fd: int) -> str:
     found = os.fstat(fd)
     # Times that come out of an archive and not from the kernel are whole seconds, or all the same.
     made_up = not found.st_ctime_ns % _SECOND or found.st_ctime_ns == found.st_mtime_ns
-    if made_up or mount.fstype(fd) not in _KERNELS_OWN:
+    kind = mount.fstype(fd)
+    if made_up or kind not in _KERNELS_OWN:
         return ""
+    # A disk that comes with a pod may hold any inode with any time: it names its own files only.
+    # An overlay has another device number in each container.
+    place = "" if kind == _OVERLAY else f"{found.st_dev:x}"
     edges = os.pread(fd, _EDGE, 0) + os.pread(fd, _EDGE, max(0, found.st_size - _EDGE))
     numbers = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    return "-".join([*(f"{number:x}" for number in numbers), sha256(edges).hexdigest()[:32]])
+    words = [_KERNELS_OWN[kind] + place, *(f"{number:x}" for number in numbers)]
+    return "-".join([*words, sha256(edges).hexdigest()[:32]])

@@ -157,9 +157,7 @@ def _identified(settings: Settings, source: Source) -> Source:
     from copepod.image import digests
 
     _check_size(settings, source)
-    digest = digests.work_out(source.fd)
-    digests.remember(settings.cache.root, source.fd, digest)
-    return replace(source, digest=digest)
+    return replace(source, digest=digests.identify(settings.cache.root, source.fd))
 
 
 def answer(wire: socket.socket, code: Code) -> None:

@@ -47,6 +47,13 @@ def _count(value: Any) -> int:
     return value  # type: ignore[no-any-return]
 
 
+def _id(value: Any) -> int:
+    """A user or group: the last number means "unchanged" to setresuid(2), and that is root."""
+    if _count(value) >= 0xFFFFFFFF:
+        raise _Bad("is no id: they go from 0 to 4294967294")
+    return value  # type: ignore[no-any-return]
+
+
 def _bool(value: Any) -> bool:
     if type(value) is not bool:
         raise _Bad(f"is {_kind(value)} where true or false belongs")
@@ -162,15 +169,11 @@ _MEMORY = _object(
 )
 _CPU = _object(
     r.CPU,
-    shares=_int,
-    quota=_int,
-    burst=_int,
-    period=_int,
+    **dict.fromkeys(("shares", "quota", "burst", "period", "idle"), _int),
     realtime_runtime=_int,
     realtime_period=_int,
     cpus=_text,
     mems=_text,
-    idle=_int,
 )
 _THROTTLES = _list(_object(r.ThrottleDevice, major=_int, minor=_int, rate=_int))
 _BLOCK_IO = _object(
@@ -224,10 +227,10 @@ _PROCESS = _object(
     console_size=_object(s.Box, height=_count, width=_count),
     user=_object(
         s.User,
-        uid=_count,
-        gid=_count,
+        uid=_id,
+        gid=_id,
         umask=_count,
-        additional_gids=_list(_count),
+        additional_gids=_list(_id),
         username=_text,
     ),
     args=_texts,
@@ -235,11 +238,7 @@ _PROCESS = _object(
     cwd=_text,
     capabilities=_object(
         s.Capabilities,
-        bounding=_texts,
-        effective=_texts,
-        inheritable=_texts,
-        permitted=_texts,
-        ambient=_texts,
+        **dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _texts),
     ),
     rlimits=_list(_object(s.Rlimit, type=_text, hard=_count, soft=_count)),
     no_new_privileges=_bool,
@@ -296,8 +295,8 @@ _LINUX = _object(
             major=_int,
             minor=_int,
             file_mode=_count,
-            uid=_count,
-            gid=_count,
+            uid=_id,
+            gid=_id,
         )
     ),
     net_devices=_map(_object(s.NetDevice, name=_text)),

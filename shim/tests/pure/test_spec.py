@@ -62,6 +62,10 @@ def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     [
         ({"linux": {"namespaces": [{"type": "pid"}, {"type": 3}]}}, "linux.namespaces[1].type is"),
         ({"process": {"user": {"uid": -1}}}, "process.user.uid is negative"),
+        ({"process": {"user": {"uid": 2**32 - 1}}}, "process.user.uid is no id: they go from 0 to"),
+        ({"process": {"user": {"gid": 2**32 - 1}}}, "process.user.gid is no id"),
+        ({"process": {"user": {"additionalGids": [1, 2**40]}}}, "user.additionalGids[1] is no id"),
+        ({"linux": {"devices": [{"uid": 2**32 - 1}]}}, "linux.devices[0].uid is no id"),
         ({"process": {"user": {"uid": "root"}}}, "process.user.uid is a string where a whole"),
         ({"process": {"args": ["a\0b"]}}, "process.args[0] has a NUL byte"),
         ({"process": {"args": ["a\ud800b"]}}, "process.args[0] is no valid Unicode"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import hiding, labels, main, payload, privs
+from copepod.child import going, hiding, labels, main, payload, privs
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
@@ -18,8 +18,8 @@ from copepod.linux import ns, pidfd
 from copepod.linux.path import O_PATH, open_in_root
 
 if TYPE_CHECKING:
+    from copepod.child.going import Engine
     from copepod.child.job import Context, Job
-    from copepod.child.main import Engine
     from copepod.child.wire import Wire
 
 
@@ -50,10 +50,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     main.finish(context, wire)
     main.be_born(wire)
     main.take_session(context)
-    main.check_access(job, found)
-    guest = main.link(context, code, env, engine)
-    wire.say("ready", main.kind_of(found))
-    main.go(context, wire, found, guest, env)
+    going.run(context, wire, found, code, env, engine)
 
 
 def _root(job: Job) -> int:

@@ -169,7 +169,8 @@ class Job:
     after the payload has been found, up to pivot_root.
 
     kind: "create", "sandbox" or "exec". `init_pidfd` and `join_flags` are exec's. `filter` is a
-    compiled seccomp program, `filter_flags` its flags of seccomp(2).
+    compiled seccomp program, `filter_flags` its flags of seccomp(2). `hook_state`: the state's JSON
+    without what changes (child/hooks.py).
     """
 
     kind: str

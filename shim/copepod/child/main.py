@@ -1,4 +1,4 @@
-"""A forked child's whole life: walls, payload, privileges, "ready", "go", and the guest.
+"""A forked child's whole life: walls, payload, privileges; the end of it is in going.py.
 
 It never returns into the shim's code: every way out is os._exit or execve. After pivot_root it
 imports nothing and trusts no path.
@@ -10,43 +10,33 @@ import fcntl
 import gc
 import os
 import termios
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.child import dev, hiding, hooks, join, labels, pause, payload, privs, signals, toolbox
+from copepod.child import (
+    dev,
+    going,
+    hiding,
+    hooks,
+    join,
+    labels,
+    payload,
+    privs,
+    signals,
+    toolbox,
+)
+from copepod.child.going import FAILED
 from copepod.child.job import Context
 from copepod.child.privs import Step
 from copepod.child.wire import Wire
-from copepod.linux import fds, ns, prctl, seccomp, sibling
+from copepod.linux import fds, ns, prctl, sibling
 
 if TYPE_CHECKING:
     import socket
 
+    from copepod.child.going import Engine
     from copepod.child.job import Job, Op
     from copepod.child.payload import Payload
-
-FAILED = 125  # the exit status of a child that could not become a container; nobody sees it
-
-
-class Guest(Protocol):
-    """Compiled code, linked: what engine.run.link gives."""
-
-    def run(self) -> int:
-        """Runs it to its exit code."""
-
-
-class Engine(Protocol):
-    """The engine's room as the child needs it; the shim imported it before the fork."""
-
-    def prepare(self) -> None:
-        """Does what needs no code yet, while that is looked for."""
-
-    def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
-        """Maps compiled code; raises LookupError if the file has to be made again. `toolbox`: it
-        is the node's own, with settings of its own."""
-
-    def link(self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str) -> Guest:
-        """Resolves the imports; no code of the guest runs."""
 
 
 def run(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
@@ -135,7 +125,8 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     if job.hooks_outside:
         wire.say("hooks")
         wire.hear("hooked")
-    hooks.run("createContainer", job.container_hooks, job.hook_state)
+    state = hooks.state(job.hook_state, "creating", os.getpid())
+    hooks.run("createContainer", job.container_hooks, state)
     found: Payload | None = None
     code: tuple[object, str] = (None, "")
     if job.kind != "sandbox":
@@ -149,10 +140,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     _do(job.last, context)
     finish(context, wire)
     take_session(context)
-    check_access(job, found)
-    guest = link(context, code, env, engine)
-    wire.say("ready", "sandbox" if found is None else kind_of(found))
-    go(context, wire, found, guest, env)
+    going.run(context, wire, found, code, env, engine)
 
 
 def be_born(wire: Wire) -> None:
@@ -224,22 +212,6 @@ def _open_fds() -> frozenset[int]:
     return frozenset(fd for fd in map(int, os.listdir("/proc/self/fd")) if fds.is_open(fd))
 
 
-def check_access(job: Job, found: Payload | None) -> None:
-    """As the user that it will be run by: is there a way to a native program?"""
-    if found is None or found.kind != "native":
-        return
-    if not os.access(found.path, os.X_OK, effective_ids=True):
-        user = job.program.identity
-        raise errors.PermissionDenied(
-            f"exec {found.path}: permission denied for user {user.uid}:{user.gid}"
-        )
-
-
-def kind_of(found: Payload) -> str:
-    """ "native" or "wasm"; what is missing in the root is a layer of the image."""
-    return "native" if found.kind == "native" else "wasm"
-
-
 def take_session(context: Context) -> None:
     """Leads a session of its own, with the terminal on stdin as the controlling one."""
     os.setsid()
@@ -267,83 +239,9 @@ def finish(context: Context, wire: Wire) -> None:
     privs.own_stdio(program.identity)
     if not program.identity.no_new_privs:
         # Only CAP_SYS_ADMIN may do this without no_new_privs, and it is about to go (seccomp(2)).
-        confine(job)
+        going.confine(job)
     privs.become(context)
     # A change of ids or capabilities may have made us dumpable by the kernel's own rules.
     prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
     # No fd of the node, not even of a directory, is there when the container's own code runs.
     fds.close_all_but((0, 1, 2, wire.fileno(), *context.held))
-
-
-def confine(job: Job, flags: int = 0) -> None:
-    """Puts the seccomp filter on, with more `flags` of seccomp(2)."""
-    if not job.filter:
-        return
-    try:
-        seccomp.set_mode_filter(job.filter, job.filter_flags | flags)
-    except OSError as error:
-        raise Step("load the seccomp filter", error) from None
-
-
-def link(
-    context: Context, code: tuple[object, str], env: tuple[str, ...], engine: Engine | None
-) -> Guest | None:
-    """Makes a wasm guest ready to run; native and sandbox processes have nothing to link."""
-    loaded, entry = code
-    if loaded is None or engine is None:
-        return None
-    program = context.job.program
-    if context.toolbox:
-        env = (*env, toolbox.environment(context))
-    return engine.link(loaded, list(program.args), list(env), program.cwd, entry)
-
-
-def go(
-    context: Context,
-    wire: Wire,
-    found: Payload | None,
-    guest: Guest | None,
-    env: tuple[str, ...],
-) -> NoReturn:
-    """Waits for the word and becomes what was asked for."""
-    job = context.job
-    image = pause.open_image() if found is None else -1
-    wire.hear("go")
-    hooks.run("startContainer", job.start_hooks, job.hook_state)
-    if found is None:
-        pause.become(image)
-        # No such program for this machine: the wire is still ours to close.
-        prctl.set_name("copepod-pause")
-        wire.close()
-        pause.wait()
-    elif guest is None:
-        _execve(job, found, env)
-    else:
-        hiding.rename(context.arguments, job.program.args)
-        _run_guest(job, wire, found, guest)
-    os._exit(FAILED)
-
-
-def _run_guest(job: Job, wire: Wire, found: Payload, guest: Guest) -> NoReturn:
-    prctl.set_name(os.path.basename(found.name) or "wasm")
-    signals.prepare_guest()
-    signals.watch()
-    if job.program.identity.no_new_privs:
-        # The thread is there first, since a profile may forbid to make one; it is filtered, too.
-        confine(job, seccomp.SECCOMP_FILTER_FLAG_TSYNC)
-    wire.close()
-    os._exit(guest.run())
-
-
-def _execve(job: Job, found: Payload, env: tuple[str, ...]) -> None:
-    words = dict(word.split("=", 1) for word in env)
-    signals.unblock_all()
-    if job.program.identity.no_new_privs:
-        confine(job)
-    try:
-        os.execve(found.path, job.program.args, words)
-    except OSError as error:
-        text = ""
-        if error.errno == 2:
-            text = "the file is there, so its interpreter or dynamic loader is not"
-        raise Step(f"exec {found.path}", error, text) from None

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from copepod.child.job import Context, Identity, Limit, Program, Scheduling
 
 IOPRIO_WHO_PROCESS = 1
+_NO_LIMIT = -1  # RLIM_INFINITY as the interpreter has it
 
 
 class Step(Exception):
@@ -30,16 +31,25 @@ class Step(Exception):
 
 
 def outside(program: Program) -> None:
-    """What needs the node's privileges: limits and the OOM score, before any user namespace."""
+    """What needs the node's privileges: higher limits and the OOM score, before any user
+    namespace."""
     for limit in program.limits:
-        _limit(limit)
+        soft, hard = resource.getrlimit(limit.resource)
+        if hard != _NO_LIMIT and (limit.hard == _NO_LIMIT or limit.hard > hard):
+            _limit(limit, soft, limit.hard)
     if program.oom_score_adj is not None:
         _oom_score_adj(program.oom_score_adj)
 
 
-def _limit(limit: Limit) -> None:
+def limits(program: Program) -> None:
+    """The limits themselves; what had to be raised for them has been."""
+    for limit in program.limits:
+        _limit(limit, limit.soft, limit.hard)
+
+
+def _limit(limit: Limit, soft: int, hard: int) -> None:
     try:
-        resource.setrlimit(limit.resource, (limit.soft, limit.hard))
+        resource.setrlimit(limit.resource, (soft, hard))
     except (OSError, ValueError) as error:
         # Python says ValueError where the kernel said EPERM or EINVAL.
         low = error.errno if isinstance(error, OSError) else errno.EPERM

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.child import main, signals
+from copepod.child import going, main, signals
 from copepod.container.talk import Talk
 from copepod.linux import caps, cgroup, libc, ns, sibling
 from copepod.values import replace
@@ -51,11 +51,11 @@ class Engine:
 
     def link(
         self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str
-    ) -> main.Guest:
+    ) -> going.Guest:
         options = self._run.Options(
             args=args, env=env, cwd=cwd, entry=entry or None, knobs=self._knobs
         )
-        guest: main.Guest = self._run.link(loaded, options)  # type: ignore[arg-type]  # ours
+        guest: going.Guest = self._run.link(loaded, options)  # type: ignore[arg-type]  # ours
         return guest
 
 
@@ -83,7 +83,7 @@ def _be_child(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
     try:
         main.run(job, sock, engine)
     finally:
-        os._exit(main.FAILED)
+        os._exit(going.FAILED)
 
 
 def is_middle(job: Job) -> bool:

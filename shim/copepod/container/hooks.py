@@ -14,6 +14,7 @@ import signal
 from typing import TYPE_CHECKING
 
 from copepod import errors
+from copepod.child.hooks import state
 from copepod.linux import pidfd
 
 if TYPE_CHECKING:
@@ -22,13 +23,11 @@ if TYPE_CHECKING:
 _SAID_MAX = 4096
 
 
-def state(container_id: str, bundle: str, spec: Spec, status: str, pid: int) -> bytes:
-    """Gives the state's JSON."""
+def common(container_id: str, bundle: str, spec: Spec) -> bytes:
+    """Gives the state's JSON but for what changes, as `child.hooks.state` takes it."""
     document = {
         "ociVersion": spec.oci_version or "1.0.2",
         "id": container_id,
-        "status": status,
-        "pid": pid,
         "bundle": bundle,
         "annotations": spec.annotations,
     }
@@ -39,7 +38,7 @@ async def before_pivot(spec: Spec, container_id: str, bundle: str, pid: int) -> 
     """Runs prestart and createRuntime; raises FailedPrecondition at the first that fails."""
     if spec.hooks is None:
         return
-    text = state(container_id, bundle, spec, "creating", pid)
+    text = state(common(container_id, bundle, spec), "creating", pid)
     for kind, wanted in (
         ("prestart", spec.hooks.prestart),
         ("createRuntime", spec.hooks.create_runtime),
@@ -52,7 +51,7 @@ async def poststart(spec: Spec, container_id: str, bundle: str, pid: int) -> Non
     """Runs the poststart hooks; raises at the first that fails, and the caller ends the
     container then, as the lifecycle demands."""
     if spec.hooks is not None:
-        text = state(container_id, bundle, spec, "running", pid)
+        text = state(common(container_id, bundle, spec), "running", pid)
         for hook in spec.hooks.poststart:
             await run("poststart", hook, text)
 
@@ -61,7 +60,7 @@ async def poststop(spec: Spec, container_id: str, bundle: str) -> list[str]:
     """Runs all poststop hooks, whatever fails, and gives the sentences of those that did."""
     failures = []
     if spec.hooks is not None:
-        text = state(container_id, bundle, spec, "stopped", 0)
+        text = state(common(container_id, bundle, spec), "stopped", 0)
         for hook in spec.hooks.poststop:
             try:
                 await run("poststop", hook, text)

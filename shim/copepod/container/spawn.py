@@ -101,7 +101,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         filter=filter_,
         filter_flags=flags,
         waits=order.network is not None,
-        hook_state=hooks.state(order.id, order.bundle, spec, "creating", 0) if spec.hooks else b"",
+        hook_state=hooks.common(order.id, order.bundle, spec) if spec.hooks else b"",
     )
     # A container whose own program is the toolbox has set its limits for that.
     engine = None if order.sandbox else Engine(order.limits, order.limits)

@@ -143,6 +143,15 @@ def test_limits_hostname_sysctls() -> None:
     assert out == "77\n99\nbox\n81\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "value"), [("NOFILE", 3), ("DATA", 1 << 20), ("FSIZE", 0), ("AS", 32 << 20)]
+)
+def test_limits_too_low_to_build_walls_with(name: str, value: int) -> None:
+    """They are the program's: what we open and map for its walls does not count."""
+    limit = {"type": f"RLIMIT_{name}", "soft": value, "hard": value}
+    assert run(cri("true", process__rlimits=[limit])).code == 0
+
+
 def test_a_link_on_the_way_to_a_target_stays_inside(tmp_path: Path) -> None:
     """/var/run is a link to /run, which the image lacks: the target is made, inside."""
     (tmp_path / "token").write_text("secret\n")

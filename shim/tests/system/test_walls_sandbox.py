@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import signal
 import stat
@@ -72,6 +73,39 @@ def test_without_its_program_the_sandbox_waits_itself(monkeypatch: pytest.Monkey
         walls.until(lambda: walls.read(f"/proc/{process.pid}/comm") == "copepod-pause\n")
         process.kill(signal.SIGTERM)
         assert walls.ended(process) == 0
+
+    asyncio.run(scenario())
+
+
+def denying(*names: str) -> dict[str, Any]:
+    rule = {"names": list(names), "action": "SCMP_ACT_ERRNO"}
+    return {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}
+
+
+@pytest.mark.parametrize("nnp", [True, False])
+def test_the_sandbox_is_under_its_seccomp_filter(nnp: bool) -> None:
+    async def scenario() -> str:
+        profile = denying("mkdir", "mkdirat")
+        process = await sandbox(cri("/pause", linux__seccomp=profile, process__noNewPrivileges=nnp))
+        status = walls.read(f"/proc/{process.pid}/status")
+        process.kill(signal.SIGTERM)
+        assert walls.ended(process) == 0
+        return status
+
+    assert "\nSeccomp:\t2\n" in asyncio.run(scenario())
+
+
+def test_a_sandbox_that_may_not_wait_for_signals_sleeps() -> None:
+    """No loop without end on a profile that was written for another program."""
+    pause_, ppoll = 34, 73  # the last is arm64's, which has no pause(2)
+    last = {"x86_64": pause_, "aarch64": ppoll}[os.uname().machine]
+
+    async def scenario() -> None:
+        process = await sandbox(cri("/pause", linux__seccomp=denying("rt_sigtimedwait", "wait4")))
+        walls.until(lambda: walls.read(f"/proc/{process.pid}/syscall").startswith(f"{last} "))
+        process.kill(signal.SIGTERM)
+        process.kill(signal.SIGKILL)
+        assert walls.ended(process) == 137
 
     asyncio.run(scenario())
 
@@ -195,7 +229,7 @@ def test_hooks_run_where_and_when_the_spec_says(tmp_path: Path) -> None:
     def inside(name: str) -> dict[str, Any]:
         return {"path": "/bin/sh", "args": ["sh", "-c", f"echo {name} > /hooked; cat > /state"]}
 
-    spec = cri("sh", "-c", "cat /hooked; grep -c creating /state")
+    spec = cri("sh", "-c", "cat /hooked /state")
     spec["hooks"] = {
         "prestart": [hook("prestart", "echo")],
         "createRuntime": [hook("createRuntime", "hostname")],
@@ -206,7 +240,10 @@ def test_hooks_run_where_and_when_the_spec_says(tmp_path: Path) -> None:
     bundle = walls.Bundle(spec)
     order = bundle.order()
     found = walls.run(spec)
-    assert found.out == "startContainer\n1\n"
+    word, _, text = found.out.partition("\n")
+    state = json.loads(text)
+    # The start has been called, and the pid is what this namespace has (runtime.md, "State").
+    assert (word, state["status"], state["pid"]) == ("startContainer", "created", 1)
     assert asyncio.run(hooks.poststop(order.spec, "box", bundle.path)) == []
     bundle.close()
     assert log.read_text().splitlines() == [
@@ -215,8 +252,28 @@ def test_hooks_run_where_and_when_the_spec_says(tmp_path: Path) -> None:
         "createContainer box",
         "poststop",
     ]
-    assert '"status": "creating"' in (tmp_path / "createRuntime.json").read_text()
+    states = {
+        name: json.loads((tmp_path / f"{name}.json").read_text())
+        for name in ("createRuntime", "createContainer")
+    }
+    assert {state["status"] for state in states.values()} == {"creating"}
+    assert states["createRuntime"]["pid"] > 1
+    assert states["createContainer"]["pid"] == 1
     assert '"status": "stopped"' in (tmp_path / "poststop.json").read_text()
+
+
+@pytest.mark.parametrize("nnp", [True, False])
+def test_a_hook_inside_is_behind_all_walls(nnp: bool) -> None:
+    """It runs what the image has: under the filter, and with the container's environment."""
+    spec = cri(
+        *("cat", "/found"),
+        linux__seccomp=denying("mkdir", "mkdirat"),
+        process__noNewPrivileges=nnp,
+    )
+    text = "mkdir /x 2>/dev/null || echo $HOSTNAME > /found; grep Seccomp: /proc/self/status"
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"{text} >> /found"]}
+    spec["hooks"] = {"startContainer": [hook]}
+    assert walls.run(spec).out == "pod\nSeccomp:\t2\n"
 
 
 @pytest.mark.parametrize("kind", ["prestart", "createRuntime", "createContainer"])

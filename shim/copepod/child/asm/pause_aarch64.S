@@ -16,10 +16,25 @@ wait:
 	svc 0
 	cmp w0, 17               // SIGCHLD
 	b.eq reap
-	cmp w0, 0                // EINTR
-	b.lt wait
+	cmn w0, 4                // EINTR
+	b.eq wait
+	cmp w0, 0                // a seccomp profile that forbids it: wait for SIGKILL, but never spin
+	b.lt denied
 	mov x8, 94               // exit_group(0)
 	mov x0, 0
+	svc 0
+denied:
+	mov x8, 73               // ppoll(NULL, 0, NULL, NULL, 8)
+	mov x0, 0
+	mov x1, 0
+	mov x2, 0
+	mov x3, 0
+	mov x4, 8
+	svc 0
+	cmn w0, 4
+	b.eq denied
+	mov x8, 94               // exit_group(1)
+	mov x0, 1
 	svc 0
 reap:
 	mov x8, 260              // wait4(-1, NULL, WNOHANG, NULL), until there is no more

@@ -17,10 +17,20 @@ wait:
 	syscall
 	cmp eax, 17              // SIGCHLD
 	je reap
-	test eax, eax            // EINTR
-	js wait
+	cmp eax, -4              // EINTR
+	je wait
+	test eax, eax            // a seccomp profile that forbids it: wait for SIGKILL, but never spin
+	js denied
 	mov eax, 231             // exit_group(0)
 	xor edi, edi
+	syscall
+denied:
+	mov eax, 34              // pause()
+	syscall
+	cmp eax, -4
+	je denied
+	mov eax, 231             // exit_group(1)
+	mov edi, 1
 	syscall
 reap:
 	mov eax, 61              // wait4(-1, NULL, WNOHANG, NULL), until there is no more

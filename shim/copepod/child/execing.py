@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from copepod.child import going, hiding, labels, main, payload, privs
+from copepod.child import going, hiding, labels, main, ops, payload, privs
 from copepod.child.dev import Terminal, own_null
 from copepod.child.privs import Step
 from copepod.linux import mount as m
@@ -35,6 +35,8 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     env = payload.environment(context.root, job.program)
     os.close(context.root)
     labels.prepare(context, executes=found.kind == "native")
+    if context.hidden:
+        context.sources[ops.NULL] = ops.null()
     _join(job, job.join_flags & ~(ns.CLONE_NEWPID if context.unseen else 0))
     if context.hidden:
         # A view of its own, so that the container's other processes keep their /proc.
@@ -42,6 +44,7 @@ def start(context: Context, wire: Wire, engine: Engine | None) -> None:
     context.root = os.open("/", O_PATH | os.O_DIRECTORY)
     if context.hidden:
         hiding.cover(context.root, context.hidden, job.proc_mounts)
+        main.do(job.last, context)
     context.null = own_null(context.root, context.null)
     context.cwd = _working_directory(context.root, job.program.cwd)
     if job.terminal:

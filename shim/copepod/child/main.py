@@ -72,7 +72,8 @@ def _words(what: str, error: OSError, text: str) -> tuple[str, str, str]:
     return str(error.errno or 0), path, f"{what}{where}: {why}" + (f": {text}" if text else "")
 
 
-def _do(ops: tuple[Op, ...], context: Context) -> None:
+def do(ops: tuple[Op, ...], context: Context) -> None:
+    """Runs them in order; a failure is told by what the operation says of itself."""
     for op in ops:
         try:
             op.run(context)
@@ -112,7 +113,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     names = job.namespaces
     privs.outside(job.program)
     ns.unshare(ns.CLONE_NEWNS)
-    _do(job.outside, context)
+    do(job.outside, context)
     if job.waits:
         wire.hear("network")
     join.enter_by_path(names.joins)
@@ -121,7 +122,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     if names.middle:
         join.make_for_child(names)
         be_born(wire)
-    _do(job.inside, context)
+    do(job.inside, context)
     if job.hooks_outside:
         wire.say("hooks")
         wire.hear("hooked")
@@ -137,7 +138,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     context.null = dev.own_null(context.root, context.null)
     if context.hidden:
         hiding.cover(context.root, context.hidden, job.proc_mounts)
-    _do(job.last, context)
+    do(job.last, context)
     finish(context, wire)
     take_session(context)
     going.run(context, wire, found, code, env, engine)

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from copepod.child.job import Context
 
 _NULL = (1, 3)  # the device number of /dev/null
+NULL = "null"  # its key among the sources
 _COVER = m.MOUNT_ATTR_RDONLY | m.MOUNT_ATTR_NOSUID | m.MOUNT_ATTR_NOEXEC
 
 
@@ -136,8 +137,9 @@ class ReadonlyPaths:
 class MaskedPaths:
     """A file is covered by /dev/null, a directory by an empty read-only tmpfs.
 
-    The null device is the node's own, checked, and opened before anything of the container could
-    stand in for it; mounts are cloned from fds, so no path of the container is a source.
+    The null device is the node's own, checked; mounts are cloned from fds, so no path of the
+    container is a source. Who is behind a container's mounts already has taken hold of the device
+    before, as `context.sources[NULL]`.
     """
 
     paths: tuple[str, ...]
@@ -147,25 +149,26 @@ class MaskedPaths:
         return "masked paths " + " ".join(self.paths)
 
     def run(self, context: Context) -> None:
-        null = empty = -1
+        # Before Linux 6.15 only a mount that is attached can be cloned: the first of each kind is.
+        first: dict[bool, int] = {}
         for path in self.paths:
             target = _existing(context.root, path)
             if target < 0:
                 continue
-            if stat.S_ISDIR(os.fstat(target).st_mode):
-                # Before Linux 6.15 only a mount that is attached can be cloned: the first one is.
-                cover = m.open_tree(empty, "", m.OPEN_TREE_CLONE) if empty >= 0 else self._empty()
+            is_dir = stat.S_ISDIR(os.fstat(target).st_mode)
+            if is_dir in first:
+                cover = m.open_tree(first[is_dir], "", m.OPEN_TREE_CLONE)
             else:
-                null = null if null >= 0 else _null()
-                cover = m.open_tree(null, "", m.OPEN_TREE_CLONE)
+                cover = self._empty() if is_dir else null(context.sources.pop(NULL, -1))
+            if not is_dir:
                 # It is the node's own inode: read-only, so that nobody can chmod(2) it.
                 m.mount_setattr(cover, attr_set=_COVER, propagation=m.MS_PRIVATE, path=path)
             m.move_mount(cover, target, path)
-            if empty < 0 and stat.S_ISDIR(os.fstat(cover).st_mode):
-                empty = cover
-            else:
-                os.close(cover)
             os.close(target)
+            if first.setdefault(is_dir, cover) != cover:
+                os.close(cover)
+        for fd in first.values():
+            os.close(fd)
 
     def _empty(self) -> int:
         context = m.fsopen("tmpfs")
@@ -180,12 +183,15 @@ class MaskedPaths:
         return made
 
 
-def _null() -> int:
-    fd = os.open("/dev/null", O_PATH)
-    found = os.fstat(fd)
+def null(taken: int = -1) -> int:
+    """Gives a detached mount of the node's null device: a new one, or `taken` if it is one."""
+    tree = taken
+    if tree < 0:
+        tree = m.open_tree(libc.AT_FDCWD, "/dev/null", m.OPEN_TREE_CLONE)
+    found = os.fstat(tree)
     if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(*_NULL):
         raise OSError(errno.ENODEV, "the node's /dev/null is not the null device", "/dev/null")
-    return fd
+    return tree
 
 
 def _existing(root: int, path: str) -> int:

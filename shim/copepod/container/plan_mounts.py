@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from copepod import errors
-from copepod.child import cgroupfs, idmap, mounts
+from copepod.child import cgroupfs, idmap, mounts, ops
 from copepod.child import job as j
 from copepod.container import mount_options
 from copepod.linux import mount as m
@@ -184,6 +184,13 @@ def procfs(spec: Spec) -> tuple[j.ProcMount, ...]:
         for one in spec.mounts
         if one.type == "proc" and not is_bind(one)
     )
+
+
+def masks_of_procfs(spec: Spec) -> tuple[j.Op, ...]:
+    """Gives the masks that lie in those, for whoever is shown them in another form."""
+    tops = tuple(f"{one.destination.rstrip('/')}/" for one in procfs(spec))
+    paths = tuple(path for path in spec.linux.masked_paths if path.startswith(tops))
+    return (ops.MaskedPaths(paths, spec.linux.mount_label),) if paths else ()
 
 
 def _cgroup(spec: Spec, one: Mount, destination: str, machine: Machine) -> j.Op:

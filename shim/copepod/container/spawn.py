@@ -138,6 +138,7 @@ def exec_job(order: ExecOrder) -> Job:
         namespaces=Namespaces(),
         program=plan_process.program(order.process, order.id, spec.linux, joins=True),
         # What covers /proc for a guest covers the masks and the read-only paths, too.
+        last=plan_mounts.masks_of_procfs(spec),
         proc_mounts=tuple(
             replace(one, attributes=one.attributes | m.MOUNT_ATTR_RDONLY)
             for one in plan_mounts.procfs(spec)

@@ -154,6 +154,36 @@ def test_a_wasm_guest_sees_no_process_there_either(tmp_path: Path) -> None:
         assert asyncio.run(inside(spec, resolving([]))).code == code
 
 
+def test_what_is_masked_is_masked_for_a_guest_that_joins(tmp_path: Path) -> None:
+    from system.test_walls_wasm import reading, resolving
+
+    tmp_path.chmod(0o755)
+    names = ("version", "filesystems")
+    for name in names:
+        (tmp_path / name).write_bytes(reading(f"proc/{name}"))
+    spec = userns("sleep", "1000", linux__maskedPaths=["/proc/version"])
+    spec["mounts"].append(bind(tmp_path, "/mod"))
+
+    async def scenario() -> list[int]:
+        bundle = walls.Bundle(spec)
+        order = bundle.order(rootfs=mapped(bundle))
+        init = await spawn.create(order, walls.no_module)
+        await init.start()
+        try:
+            return [
+                (
+                    await walls.joined(bundle, order, init, f"/mod/{name}", resolve=resolving([]))
+                ).code
+                for name in names
+            ]
+        finally:
+            init.kill(signal.SIGKILL)
+            walls.ended(init)
+            bundle.close()
+
+    assert asyncio.run(scenario()) == [0, 99]
+
+
 def test_a_user_namespace_without_maps() -> None:
     spec = cri("true")
     spec["linux"]["namespaces"].append({"type": "user"})

@@ -240,6 +240,60 @@ def test_nor_when_it_joins_a_native_container(tmp_path: Path) -> None:
     asyncio.run(scenario())
 
 
+def reading(path: str) -> bytes:
+    """A guest that opens a file of its root and exits with how many bytes, up to 99, it could
+    read; 100 and WASI's error number if it can't open it."""
+    return make.wat(
+        f"""(module
+          (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "fd_read"
+            (func $read (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+          (memory (export "memory") 1)
+          (data (i32.const 16) "{path}")
+          (func (export "_start") (local $error i32)
+            (local.set $error (call $open (i32.const 3) (i32.const 1) (i32.const 16)
+              (i32.const {len(path)}) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0)
+              (i32.const 0)))
+            (if (local.get $error)
+              (then (call $exit (i32.add (i32.const 100) (local.get $error)))))
+            (i32.store (i32.const 4) (i32.const 200))
+            (i32.store (i32.const 8) (i32.const 99))
+            (drop (call $read (i32.load (i32.const 0)) (i32.const 4) (i32.const 1)
+              (i32.const 12)))
+            (call $exit (i32.load (i32.const 12)))))"""
+    )
+
+
+def test_what_is_masked_is_masked_for_a_guest_that_joins(tmp_path: Path) -> None:
+    """It is shown another /proc than the container's, with the same holes closed."""
+    masked = ["/proc/version", "/proc/cmdline", "/proc/sys", "/proc/fs"]
+    wanted = spec(tmp_path, "sleep", "1000", linux__maskedPaths=masked)
+    names = ["version", "cmdline", "sys/kernel/ostype", "fs/nowhere", "filesystems"]
+    for name in names:
+        (tmp_path / name.replace("/", "-")).write_bytes(reading(f"proc/{name}"))
+
+    async def scenario() -> list[int]:
+        bundle = walls.Bundle(wanted)
+        order = bundle.order()
+        init = await spawn.create(order, walls.no_module)
+        await init.start()
+        found = []
+        try:
+            for name in names:
+                module = f"/mod/{name.replace('/', '-')}"
+                done = await walls.joined(bundle, order, init, module, resolve=resolving([]))
+                found.append(done.code)
+        finally:
+            init.kill(signal.SIGKILL)
+            walls.ended(init)
+            bundle.close()
+        return found
+
+    assert asyncio.run(scenario()) == [0, 0, 100 + NOENT, 100 + NOENT, 99]
+
+
 def test_the_shims_environment_and_arguments_are_gone(tmp_path: Path) -> None:
     async def scenario() -> tuple[str, str]:
         bundle = walls.Bundle(spec(tmp_path, "/mod/hello.wasm#spin", "an", "argument"))

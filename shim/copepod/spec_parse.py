@@ -169,11 +169,10 @@ _MEMORY = _object(
 )
 _CPU = _object(
     r.CPU,
+    {},
     **dict.fromkeys(("shares", "quota", "burst", "period", "idle"), _int),
-    realtime_runtime=_int,
-    realtime_period=_int,
-    cpus=_text,
-    mems=_text,
+    **dict.fromkeys(("realtime_runtime", "realtime_period"), _int),
+    **dict.fromkeys(("cpus", "mems"), _text),
 )
 _THROTTLES = _list(_object(r.ThrottleDevice, major=_int, minor=_int, rate=_int))
 _BLOCK_IO = _object(
@@ -238,6 +237,7 @@ _PROCESS = _object(
     cwd=_text,
     capabilities=_object(
         s.Capabilities,
+        {},
         **dict.fromkeys(("bounding", "effective", "inheritable", "permitted", "ambient"), _texts),
     ),
     rlimits=_list(_object(s.Rlimit, type=_text, hard=_count, soft=_count)),

@@ -205,12 +205,12 @@ class SeccompRule:
 
 @dataclass(frozen=True, slots=True)
 class Seccomp:
-    """The seccomp profile, resolved by containerd."""
+    """The seccomp profile, resolved by containerd; `flags` None: nothing is said of them."""
 
     default_action: str = ""
     default_errno_ret: int | None = None
     architectures: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
+    flags: tuple[str, ...] | None = None
     listener_path: str = ""
     listener_metadata: str = ""
     syscalls: tuple[SeccompRule, ...] = ()

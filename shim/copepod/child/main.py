@@ -98,6 +98,8 @@ def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
     if job.program.cpus_at_first is not None:
         privs.affinity(job.program.cpus_at_first)
     join.enter_cgroups(job.cgroup_fds)
+    if job.program.cpus_at_first is None and job.program.cpus is None:
+        privs.any_cpu()
     if job.kind == "exec" or job.namespaces.middle:
         os.setpgid(0, 0)  # by its group the shim finds a child that we did not live to tell of
     if job.kind == "exec":

@@ -231,7 +231,7 @@ def target_of(
     place = os.readlink(f"/proc/self/fd/{target}")
     base = os.readlink(f"/proc/self/fd/{root}")
     inside = place[len(base) :] if base != "/" else place
-    if inside.startswith("/proc/") and inside not in _COVERABLE and not procfs:
+    if inside.startswith("/proc/") and inside not in _COVERABLE:
         os.close(target)
         raise OSError(errno.EACCES, "nothing may be mounted inside /proc", path)
     if inside == "/proc" and not procfs:

@@ -183,10 +183,12 @@ def _check_interpreter(root: int, found: Payload, cwd: str) -> None:
 
 
 def environment(root: int, program: Program) -> tuple[str, ...]:
-    """The process's environment; as with runc, HOME is the user's if it is not given."""
-    if any(word.startswith("HOME=") for word in program.env):
+    """The process's environment; as with runc, HOME is the user's if it is not given or empty."""
+    given = [word for word in program.env if word.startswith("HOME=")]
+    if given and given[-1] != "HOME=":
         return program.env
-    return (*program.env, f"HOME={home(root, program.identity.uid)}")
+    rest = (word for word in program.env if not word.startswith("HOME="))
+    return (*rest, f"HOME={home(root, program.identity.uid)}")
 
 
 def home(root: int, uid: int) -> str:

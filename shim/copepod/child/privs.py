@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from copepod.child.job import Context, Identity, Limit, Program, Scheduling
 
 IOPRIO_WHO_PROCESS = 1
+_CPUS_BYTES = 1024  # of a CPU mask; no kernel has more than 8192 CPUs
 _NO_LIMIT = -1  # RLIM_INFINITY as the interpreter has it
 
 
@@ -84,6 +85,13 @@ def affinity(cpus: frozenset[int]) -> None:
         os.sched_setaffinity(0, cpus)
     except OSError as error:
         raise Step(f"set the CPU affinity to {sorted(cpus)}", error) from None
+
+
+def any_cpu() -> None:
+    """Asks for every CPU that the cgroup allows, as runc does: on which ones containerd runs must
+    not count for containers (sched_setaffinity(2)). It is no wall, so a refusal is none of ours."""
+    mask = b"\xff" * _CPUS_BYTES
+    libc.named("sched_setaffinity")(0, len(mask), mask)
 
 
 def scheduling(program: Program) -> None:

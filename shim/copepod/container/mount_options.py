@@ -63,7 +63,19 @@ _MS_OF_ATTR = (
     (m.MOUNT_ATTR_NOATIME, m.MS_NOATIME),
     (m.MOUNT_ATTR_STRICTATIME, m.MS_STRICTATIME),
 )
-_NOTHING = frozenset(("defaults", "remount", "norelatime", "nostrictatime", "z", "Z", ""))
+_NOTHING = frozenset(
+    [
+        "defaults",
+        "remount",
+        "norelatime",
+        "nostrictatime",
+        "rnorelatime",
+        "rnostrictatime",
+        "z",
+        "Z",
+        "",
+    ]
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from copepod import errors
 from copepod.child import job as j
 from copepod.child import mounts, ops, rootfs
-from copepod.container import mount_options, plan_dev, plan_mounts, plan_process
+from copepod.container import mount_options, plan_dev, plan_mounts, plan_process, plan_sysctl
 from copepod.linux import mount as m
 from copepod.linux import ns
 from copepod.values import dataclass
@@ -21,21 +21,6 @@ if TYPE_CHECKING:
 
     from copepod.child.cgroupfs import Hierarchy
     from copepod.spec import RootfsMount, Spec
-
-# kernel.* parameters that belong to the ipc namespace (ipc_namespaces(7))
-_IPC_SYSCTLS = frozenset(
-    f"kernel.{name}"
-    for name in (
-        "msgmax",
-        "msgmnb",
-        "msgmni",
-        "sem",
-        "shmall",
-        "shmmax",
-        "shmmni",
-        "shm_rmid_forced",
-    )
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,8 +105,9 @@ def _refuse(spec: Spec) -> None:
         raise errors.Unimplemented("linux.netDevices: Copepod moves no network devices")
     if linux.intel_rdt is not None:
         raise errors.Unimplemented("linux.intelRdt: Copepod sets no resctrl groups")
-    if linux.time_offsets and "time" not in kinds:
-        raise errors.InvalidArgument("linux.timeOffsets need a time namespace")
+    time = linux.namespace("time")
+    if linux.time_offsets and (time is None or time.path):
+        raise errors.InvalidArgument("linux.timeOffsets need a time namespace, a new one")
 
 
 def namespaces(spec: Spec, netns_path: str | None = None) -> j.Namespaces:
@@ -226,46 +212,8 @@ def _names(spec: Spec) -> tuple[j.Op, ...]:
     if spec.hostname or spec.domainname:
         steps.append(ops.Hostname(spec.hostname, spec.domainname))
     if spec.linux.sysctl:
-        steps.append(ops.Sysctls(_sysctls(spec)))
+        steps.append(ops.Sysctls(plan_sysctl.sysctls(spec)))
     return tuple(steps)
-
-
-def _sysctls(spec: Spec) -> tuple[tuple[str, str], ...]:
-    """Only what belongs to a namespace of the container: the rest is the whole node's."""
-    linux = spec.linux
-    kinds = {one.type for one in linux.namespaces}
-    wanted = []
-    for name, value in linux.sysctl.items():
-        dotted = _dotted(name)
-        path = dotted.translate(str.maketrans("./", "/."))
-        if dotted in _IPC_SYSCTLS or dotted.startswith("fs.mqueue."):
-            kind = "ipc"
-        elif dotted.startswith("net."):
-            kind = "network"
-        elif dotted == "kernel.domainname":
-            kind = "uts"
-        elif dotted == "kernel.hostname":
-            raise errors.InvalidArgument("linux.sysctl kernel.hostname: set hostname instead")
-        elif dotted.startswith("user."):
-            kind = "user"
-        else:
-            raise errors.InvalidArgument(
-                f"linux.sysctl {name}: it belongs to the whole node, not to a namespace"
-            )
-        if kind not in kinds:
-            raise errors.InvalidArgument(
-                f"linux.sysctl {name} needs a {kind} namespace, and the container has the node's"
-            )
-        if ".." in path.split("/") or "" in path.split("/"):
-            raise errors.InvalidArgument(f"linux.sysctl {name}: there is no such name")
-        wanted.append((path, value))
-    return tuple(wanted)
-
-
-def _dotted(name: str) -> str:
-    """sysctl(8) takes both separators; the one that comes first is the separator."""
-    first = next((char for char in name if char in "./"), ".")
-    return name if first == "." else name.translate(str.maketrans("./", "/."))
 
 
 def _last(spec: Spec, terminal: bool, setup_dev: bool) -> tuple[j.Op, ...]:

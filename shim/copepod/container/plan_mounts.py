@@ -132,6 +132,11 @@ def _bind(
     if not one.source:
         raise errors.InvalidArgument(f"mount {one.destination}: a bind mount needs a source")
     options = _options(one)
+    if options.data:
+        # The kernel would take no notice of them: a wish, or a wall, that isn't there.
+        raise errors.InvalidArgument(
+            f"mount {one.destination}: a bind mount has no options {','.join(options.data)}"
+        )
     return mounts.Bind(
         source=_source(one, bundle),
         destination=destination,

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 from copepod import errors
 from copepod.child import job as j
 from copepod.linux import caps
+from copepod.values import replace
 
 if TYPE_CHECKING:
-    from copepod.spec import Hook, Linux, MemoryPolicy, Personality, Process, Scheduler
+    from copepod.spec import Hook, Linux, MemoryPolicy, Personality, Process, Scheduler, Spec
 
 # asm-generic/resource.h
 _RLIMITS = {
@@ -98,6 +99,24 @@ def program(process: Process, container_id: str, linux: Linux, *, joins: bool) -
         selinux=process.selinux_label,
         keyring=f"_ses.{container_id}",
         console_size=console_size(process),
+    )
+
+
+def joining(process: Process, spec: Spec) -> Process:
+    """Gives the process of an exec; what it leaves open is as for the container's own, as in runc:
+    it must not get out of a profile or a limit by not naming it."""
+    own = spec.process
+    if own is None:
+        return process
+    return replace(
+        process,
+        apparmor_profile=process.apparmor_profile or own.apparmor_profile,
+        selinux_label=process.selinux_label or own.selinux_label,
+        capabilities=process.capabilities or own.capabilities,
+        rlimits=process.rlimits or own.rlimits,
+        scheduler=process.scheduler or own.scheduler,
+        io_priority=process.io_priority or own.io_priority,
+        exec_cpu_affinity=process.exec_cpu_affinity or own.exec_cpu_affinity,
     )
 
 

@@ -49,9 +49,9 @@ def compiled(profile: Seccomp | None) -> tuple[bytes, int]:
 
 
 def flags(profile: Seccomp) -> int:
-    """As in runc, a profile without flags gets SPEC_ALLOW: the mitigation of speculation that a
-    filter switches on otherwise costs more than it gives a container."""
-    if not profile.flags:
+    """As in runc, a profile that says nothing of flags gets SPEC_ALLOW: the mitigation of
+    speculation that a filter switches on otherwise costs more than it gives a container."""
+    if profile.flags is None:
         return kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW
     bits = 0
     for name in profile.flags:
@@ -66,7 +66,7 @@ def check(profile: Seccomp) -> None:
         raise errors.Unimplemented(
             "linux.seccomp.listenerPath: Copepod hands no system calls to another process"
         )
-    for name in profile.flags:
+    for name in profile.flags or ():
         if name not in _FLAGS and name != _WAIT_KILLABLE:
             raise errors.InvalidArgument(f"linux.seccomp.flags: there is no flag {name!r}")
     _check_action(profile.default_action, "linux.seccomp.defaultAction")

@@ -14,7 +14,16 @@ from typing import TYPE_CHECKING
 from copepod import errors
 from copepod.child import cgroupfs, idmap
 from copepod.child.toolbox import stays_unseen
-from copepod.container import cgroup_mounts, covers, hooks, plan, plan_mounts, plan_process, seccomp
+from copepod.container import (
+    cgroup_mounts,
+    covers,
+    hooks,
+    plan,
+    plan_mounts,
+    plan_process,
+    plan_sysctl,
+    seccomp,
+)
 from copepod.container.fork import Engine, fork
 from copepod.container.orders import ExecOrder, Found, Module, Order
 from copepod.linux import mount as m
@@ -26,6 +35,7 @@ if TYPE_CHECKING:
 
     from copepod.child.job import Job
     from copepod.container.talk import Talk
+    from copepod.spec import Spec
 
 __all__ = ["ExecOrder", "Found", "Module", "Order", "Process", "create", "exec_", "machine"]
 
@@ -82,6 +92,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
     Raises errors.Error, OSError or TimeoutError, and leaves no process, fd or mount behind then.
     """
     spec = order.spec
+    _refuse_our_own(spec)
     job = plan.create(
         spec,
         order.id,
@@ -114,6 +125,20 @@ async def exec_(order: ExecOrder, resolve: Callable[[Found], Awaitable[Module]])
     return await _start(job, Engine(order.limits, order.toolbox), order, resolve)
 
 
+def _refuse_our_own(spec: Spec) -> None:
+    """A namespace that a container joins by path may be the node's: its parameters stay as they
+    are (runc refuses so, too)."""
+    for name, kind, path in plan_sysctl.joined(spec):
+        try:
+            same = os.path.samestat(os.stat(path), os.stat(f"/proc/self/ns/{ns.KINDS[kind][1]}"))
+        except OSError:
+            continue  # the child will say what is wrong with the path
+        if same:
+            raise errors.InvalidArgument(
+                f"linux.sysctl {name}: the {kind} namespace {path} is the node's own"
+            )
+
+
 async def _start(
     job: Job,
     engine: Engine | None,
@@ -132,11 +157,12 @@ def exec_job(order: ExecOrder) -> Job:
     for one in spec.linux.namespaces:
         flags |= ns.KINDS[one.type][0]
     filter_, filter_flags = seccomp.compiled(spec.linux.seccomp)
+    process = plan_process.joining(order.process, spec)
     return Job(
         kind="exec",
         bundle=order.bundle,
         namespaces=Namespaces(),
-        program=plan_process.program(order.process, order.id, spec.linux, joins=True),
+        program=plan_process.program(process, order.id, spec.linux, joins=True),
         # What covers /proc for a guest covers the masks and the read-only paths, too.
         last=plan_mounts.masks_of_procfs(spec),
         proc_mounts=tuple(

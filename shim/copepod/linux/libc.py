@@ -79,6 +79,7 @@ _PROTOTYPES = (
     ("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4),
     ("personality", ctypes.c_ulong),
     ("fstatfs", ctypes.c_int, ctypes.c_void_p),
+    ("sched_setaffinity", ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p),
     ("capget", ctypes.c_void_p, ctypes.c_void_p),
     ("capset", ctypes.c_void_p, ctypes.c_void_p),
 )

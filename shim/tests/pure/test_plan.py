@@ -206,6 +206,17 @@ def test_ids_and_limits_in_the_kernels_numbers() -> None:
     assert plan_process.cpu_list("0-2, 7") == {0, 1, 2, 7}
 
 
+def test_what_an_exec_leaves_open_is_as_for_the_container() -> None:
+    own = {"apparmorProfile": "a", "selinuxLabel": "s", "rlimits": [{"type": "RLIMIT_CORE"}]}
+    container = spec.parse(json.dumps({"process": own}).encode())
+    bare = plan_process.joining(spec.parse_process(b'{"args": ["x"]}'), container)
+    assert (bare.args, bare.apparmor_profile, bare.selinux_label) == (("x",), "a", "s")
+    assert [one.type for one in bare.rlimits] == ["RLIMIT_CORE"]
+    other = spec.parse_process(b'{"apparmorProfile": "b", "selinuxLabel": "t"}')
+    assert plan_process.joining(other, container).apparmor_profile == "b"
+    assert plan_process.joining(other, container).selinux_label == "t"
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -221,6 +232,26 @@ def test_ids_and_limits_in_the_kernels_numbers() -> None:
         ({"linux__sysctl": {"vm.swappiness": "1"}}, "whole node"),
         ({"linux__sysctl": {"net.../etc/passwd": "1"}}, "network namespace"),
         ({"linux__timeOffsets": {"boottime": {"secs": 1}}}, "need a time namespace"),
+        (
+            {
+                "linux__timeOffsets": {"boottime": {"secs": 1}},
+                "linux__namespaces": [{"type": "mount"}, {"type": "time", "path": "/x"}],
+            },
+            "a new one",
+        ),
+        (
+            {
+                "mounts": [
+                    {
+                        "destination": "/x",
+                        "type": "bind",
+                        "source": "/y",
+                        "options": ["rbind", "rnorelatime", "readonly"],
+                    }
+                ]
+            },
+            "has no options readonly",
+        ),
         ({"linux__netDevices": {"eth1": {}}}, "moves no network devices"),
         ({"linux__intelRdt": {"closID": "x"}}, "resctrl"),
         ({"linux__rootfsPropagation": "rloud"}, "there is no 'rloud'"),

@@ -144,6 +144,41 @@ def test_limits_hostname_sysctls() -> None:
 
 
 @pytest.mark.parametrize(
+    ("kind", "name"),
+    [("network", "net.ipv4.ip_unprivileged_port_start"), ("ipc", "kernel.msgmax")],
+)
+def test_parameters_of_the_node_are_not_set_through_a_path(kind: str, name: str) -> None:
+    spec = cri("true", linux__sysctl={name: "1"})
+    (one,) = (one for one in spec["linux"]["namespaces"] if one["type"] == kind)
+    one["path"] = f"/proc/self/ns/{kind[:3]}"
+    file = f"/proc/sys/{name.replace('.', '/')}"
+    before = walls.read(file)
+    with pytest.raises(errors.InvalidArgument, match="is the node's own"):
+        run(spec)
+    assert walls.read(file) == before
+
+
+@pytest.mark.parametrize("given", [[], ["HOME="], ["HOME=/a", "HOME="]])
+def test_home_is_the_users_if_it_is_not_given(given: list[str]) -> None:
+    spec = cri("sh", "-c", "echo $HOME")
+    spec["process"]["user"]["uid"] = 1000
+    spec["process"]["env"] += given
+    assert run(spec).out == "/home/app\n"
+
+
+def test_cpus_that_containerd_keeps_to_are_not_the_containers() -> None:
+    all_of_them = os.sched_getaffinity(0)
+    if len(all_of_them) < 2:
+        pytest.skip("one CPU: there is nothing to keep to")
+    os.sched_setaffinity(0, {min(all_of_them)})
+    try:
+        out = run(cri("grep", "Cpus_allowed:", "/proc/self/status")).out
+    finally:
+        os.sched_setaffinity(0, all_of_them)
+    assert int(out.split()[1].replace(",", ""), 16) == sum(1 << cpu for cpu in all_of_them)
+
+
+@pytest.mark.parametrize(
     ("name", "value"), [("NOFILE", 3), ("DATA", 1 << 20), ("FSIZE", 0), ("AS", 32 << 20)]
 )
 def test_limits_too_low_to_build_walls_with(name: str, value: int) -> None:

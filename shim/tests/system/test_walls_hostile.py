@@ -204,6 +204,10 @@ def test_a_console_that_leads_into_proc(target: str) -> None:
         (bind("/etc/hosts", "/proc/self/attr/exec"), "inside /proc"),
         (bind("/etc/hosts", "/proc/sys/kernel/core_pattern"), "inside /proc"),
         ({"destination": "/proc", "type": "tmpfs"}, "only a proc file system"),
+        # One file of a real /proc in the place of another is as much of a lie.
+        (bind("/proc/version", "/proc/self/attr/exec"), "inside /proc"),
+        (bind("/proc/version", "/proc/sys/kernel/core_pattern"), "inside /proc"),
+        ({"destination": "/proc/fs", "type": "proc"}, "inside /proc"),
         (bind("/etc/hosts", "/"), "can't replace the root"),
         (bind("/etc/hosts", "/tmp/.."), "can't replace the root"),
     ],

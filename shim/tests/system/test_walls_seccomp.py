@@ -205,6 +205,13 @@ def test_a_profile_that_means_nothing(
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "bits"), [({}, 4), ({"flags": []}, 0), ({"flags": ["SECCOMP_FILTER_FLAG_LOG"]}, 2)]
+)
+def test_flags_that_are_said_and_that_are_not(said: dict[str, Any], bits: int) -> None:
+    assert seccomp.flags(parsed({**profile(), **said})) == bits
+
+
 def test_a_program_is_compiled_once_and_a_torn_file_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -64,6 +64,7 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     record = Record(wanted.bundle)
     async with AsyncExitStack() as undo:
         undo.callback(record.forget)
+        undo.push_async_callback(_poststop, node, wanted, loaded)
         group = await _make_cgroup(loaded, wanted, undo)
         record.cgroups = group.paths
         own_netns = _wants_netns(loaded)
@@ -142,6 +143,13 @@ def _name_netns(name: str, pid: int, undo: AsyncExitStack) -> None:
 
     netns.pin(name, pid)
     undo.callback(netns.remove, name)
+
+
+async def _poststop(node: Node, wanted: Wanted, loaded: spec.Spec) -> None:
+    """Runs the hooks that clear up, also after one that set up less than it should have
+    (runtime.md, "Lifecycle"): nothing is left of the container by then."""
+    for failure in await hooks.poststop(loaded, wanted.id, wanted.bundle):
+        node.log.warning(failure, id=wanted.id)
 
 
 async def _kill(process: spawn.Process) -> None:
@@ -319,5 +327,4 @@ class Container:
             self._node.log.warning("not all could be freed", id=self._wanted.id, error=error)
             return
         self._record.forget()
-        for failure in await hooks.poststop(self.spec, self._wanted.id, self._wanted.bundle):
-            self._node.log.warning(failure, id=self._wanted.id)
+        await _poststop(self._node, self._wanted, self.spec)

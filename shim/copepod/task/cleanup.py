@@ -38,10 +38,34 @@ def delete(bundle: str, container_id: str, namespace: str) -> bytes:
     if left:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), left[0])
     found.forget()
+    _poststop(bundle, container_id)
     status, when = found.exit_status, found.exited_at
     if status < 0:
         status, when = KILLED, time.time_ns()
     return answers.delete_response(found.pid, status, *divmod(when, 1_000_000_000))
+
+
+def _poststop(bundle: str, container_id: str) -> None:
+    """Runs the container's poststop hooks, which its shim can't any more; what fails is told on
+    stderr, which containerd logs. Nothing is imported where there are none."""
+    try:
+        with open(f"{bundle}/config.json", "rb") as file:
+            data = file.read()
+    except OSError:
+        return
+    if b'"poststop"' not in data:
+        return
+    import asyncio
+
+    from copepod import errors, spec
+    from copepod.container import hooks
+
+    try:
+        failures = asyncio.run(hooks.poststop(spec.parse(data), container_id, bundle))
+    except errors.Error as error:
+        failures = [str(error)]
+    for failure in failures:
+        os.write(2, f"copepod shim: {failure}\n".encode())
 
 
 def _kill_and_wait(pid: int) -> None:

@@ -1,7 +1,8 @@
 """A process's stdin, stdout and stderr, as containerd names them: FIFOs, files, a log program.
 
-It opens and closes; the bytes of a process without a terminal never pass through the shim (they go
-straight between the process and the FIFO), those of one with a terminal through `console`.
+It opens and closes; what a process without a terminal writes goes straight into the FIFO or to the
+log program and never through the shim, what is for a file through `logfile`, a terminal's through
+`console`.
 
 Source: containerd pkg/process/io.go, docs/runtime-v2.md; fifo(7).
 """
@@ -13,6 +14,10 @@ import stat
 
 from copepod import errors
 from copepod.values import dataclass
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from copepod.task.logfile import LogFile
 
 STDIN_FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 STDOUT_FLAGS = os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC
@@ -36,7 +41,16 @@ class Stdio:
     it up, which containerd waits for once the process is gone.
     """
 
-    __slots__ = ("_binary", "_held", "_stdin_writer", "child", "console_in", "console_out", "paths")
+    __slots__ = (
+        "_binary",
+        "_files",
+        "_held",
+        "_stdin_writer",
+        "child",
+        "console_in",
+        "console_out",
+        "paths",
+    )
 
     def __init__(self, paths: Paths) -> None:
         self.paths = paths
@@ -45,6 +59,7 @@ class Stdio:
         self._held: list[int] = []
         self._stdin_writer = -1
         self._binary: object | None = None
+        self._files: list[LogFile] = []
 
     def release_child(self) -> None:
         """Closes the shim's copies of the process's own ends, once it has them."""
@@ -68,6 +83,8 @@ class Stdio:
                 setattr(self, name, -1)
         while self._held:
             os.close(self._held.pop())
+        while self._files:
+            self._files.pop().close()
 
     async def stop_logger(self) -> None:
         """Ends the log program, if there is one: its input is closed, it may take its time."""
@@ -141,7 +158,19 @@ def _open_outputs(stdio: Stdio) -> None:
             stdio._held.append(os.open(path, STDIN_FLAGS))
             stdio.child[index] = os.open(path, STDOUT_FLAGS)
         else:
-            stdio.child[index] = os.open(path, STDOUT_FLAGS | os.O_APPEND)
+            stdio.child[index] = _through_pipe(stdio, os.open(path, STDOUT_FLAGS | os.O_APPEND))
+
+
+def _through_pipe(stdio: Stdio, fd: int) -> int:
+    """Gives what stands for a file of the node in the process: not the file itself (a terminal's
+    end stays in the shim, and a device is none that a container could harm)."""
+    if stdio.paths.terminal or not stat.S_ISREG(os.fstat(fd).st_mode):
+        return fd
+    from copepod.task.logfile import LogFile
+
+    file = LogFile(fd)
+    stdio._files.append(file)
+    return file.writer
 
 
 def _open_file(stdio: Stdio) -> None:
@@ -151,8 +180,7 @@ def _open_file(stdio: Stdio) -> None:
     os.makedirs(os.path.dirname(path) or "/", mode=0o755, exist_ok=True)
     # Non-blocking: what has that name may be a FIFO that nobody reads.
     flags = STDOUT_FLAGS | os.O_APPEND | os.O_CREAT
-    stdio.child[1] = os.open(path, flags, 0o644)
-    stdio.child[2] = stdio.child[1]
+    stdio.child[1] = stdio.child[2] = _through_pipe(stdio, os.open(path, flags, 0o644))
 
 
 async def _open_binary(stdio: Stdio, container_id: str, namespace: str) -> None:

@@ -26,7 +26,7 @@ LINE = "x" * 63
 FLOOD = ("sh", "-c", f"while :; do echo {LINE}; done")
 IDLE = ("sleep", "1000")
 LIMIT = 90.0
-STDIO = ("fifo", "terminal", "binary", "terminal-binary", "terminal-file")
+STDIO = ("fifo", "terminal", "binary", "file", "terminal-binary", "terminal-file")
 # A log program that is ready at once and never reads.
 DEAF = """#!/bin/sh
 echo $$ > {pid}
@@ -256,6 +256,29 @@ async def read_to_end(fd: int) -> str:
     finally:
         loop.remove_reader(fd)
     return b"".join(chunks).decode()
+
+
+@pytest.mark.parametrize("exec_id", ["", "more"], ids=["init", "exec"])
+def test_a_log_file_is_out_of_the_containers_reach(tmp_path: Path, exec_id: str) -> None:
+    """It gets no hold of the node's file: it would make a program of it that runs as root, or
+    unwrite what it has said."""
+    log = tmp_path / "log"
+    script = "echo one; chmod 4777 /proc/self/fd/1; echo x > /proc/self/fd/1; echo two >&2; true"
+    given = {"stdout": f"file://{log}", "stderr": f"file://{log}"}
+
+    async def body(shim: shimhost.Shim) -> None:
+        before = shim.descriptors()
+        await begin(shim, ("sh", "-c", script), exec_id, {"terminal": False, **given})
+        await shim.task.wait(pb.WaitRequest(id="box", exec_id=exec_id), timeout=LIMIT)
+        await shim.delete(exec_id)
+        assert log.stat().st_mode & 0o7777 == 0o644
+        assert log.stat().st_uid == 0
+        assert log.read_text() == "one\nx\ntwo\n"
+        if exec_id:
+            await finish(shim, "")
+        assert shim.descriptors() == before
+
+    scenario(spec_for(("sh", "-c", script), exec_id, "file"), body)
 
 
 def test_a_log_file_that_is_a_fifo_is_refused(tmp_path: Path) -> None:

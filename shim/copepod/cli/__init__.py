@@ -5,6 +5,8 @@ The shim never imports it, and it imports a command's room only when that comman
 
 from __future__ import annotations
 
+import io
+import sys
 from collections.abc import Sequence
 
 
@@ -12,4 +14,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line and gives the exit code; 2 is a mistake in the command line."""
     from copepod.cli import command
 
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # A path is any bytes, and a terminal's locale any: what can't be shown is no failure.
+        sys.stdout.reconfigure(errors="backslashreplace")
     return command.run(argv)

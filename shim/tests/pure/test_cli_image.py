@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import http.server
 import json
+import os
+import re
+import resource
 import tarfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -285,3 +290,127 @@ def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert registry.credentials("h.example", None, False) == registry.Credentials("u", "h.example")
     with pytest.raises(errors.InvalidArgument, match="arguments are public"):
         registry.credentials("r.example", "me", False)
+
+
+def packed(change: Callable[[dict[str, Any]], object]) -> bytes:
+    """An archive whose index.json holds something else."""
+    whole = oci.archive(oci.artifact([MODULE], oci.Settings()), "r.example/n:1")
+    with tarfile.open(fileobj=BytesIO(whole)) as tar:
+        found = {one.name: tar.extractfile(one) for one in tar if one.isreg()}
+        data = {name: file.read() for name, file in found.items() if file}
+    changed = change(json.loads(data["index.json"]))
+    data["index.json"] = oci.document(changed)
+    return oci.layer_tar(data)
+
+
+def annotated(index: dict[str, Any], value: object) -> dict[str, Any]:
+    index["manifests"][0]["annotations"] = value
+    return index
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        gzip.compress(oci.layer_tar({"index.json": os.urandom(5000)}))[:3000],
+        b"\x1f\x8b\x08\x00" + os.urandom(300),
+        packed(lambda index: [index]),
+        packed(lambda index: index["manifests"]),
+        packed(lambda index: {"manifests": ["x"]}),
+        packed(lambda index: {"manifests": index}),
+        packed(lambda index: annotated(index, ["a"])),
+        packed(lambda index: annotated(index, "a")),
+        oci.layer_tar({"index.json": b"[" * 100_000}),
+    ],
+)
+def test_broken_archives_are_refused(data: bytes, tmp_path: Path) -> None:
+    with pytest.raises(errors.InvalidArgument, match="broken is not an OCI image archive: "):
+        oci.read_archive(data, "broken")
+    (tmp_path / "x.tar").write_bytes(data)
+    assert command.run(["image", "inspect", str(tmp_path / "x.tar")]) == 1
+
+
+def test_a_layer_that_is_no_gzip_is_refused() -> None:
+    layer = oci.Blob(oci.LAYER, gzip.compress(oci.layer_tar({"a.wasm": os.urandom(5000)}))[:3000])
+    made = oci.Image(layer, (layer,))
+    with pytest.raises(errors.InvalidArgument, match="can't be read"):
+        oci.wasm_in(made)
+
+
+def test_a_compressed_archive_is_one(tmp_path: Path) -> None:
+    made = oci.archive(oci.image([MODULE], SETTINGS, ["linux/amd64"]), "r.example/n:1")
+    (tmp_path / "a.tar.gz").write_bytes(gzip.compress(made))
+    assert command.run(["image", "inspect", str(tmp_path / "a.tar.gz")]) == 0
+
+
+def test_long_names_and_names_that_are_no_text() -> None:
+    long = "x" * 120 + ".wasm"
+    made = oci.image([oci.Module(long, WASM)], oci.Settings(), ["linux/amd64"])
+    assert oci.wasm_in(made) == [(f"/{long}", WASM)]
+    for wanted in (oci.Settings(env=("A=\udcff",)), oci.Settings(entrypoint=("/\udcff",))):
+        with pytest.raises(errors.InvalidArgument, match=r"UTF-8 only, not .*\\udcff"):
+            oci.image([MODULE], wanted, ["linux/amd64"])
+
+
+def test_an_archive_is_written_whole_or_not_at_all(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "a.wasm").write_bytes(WASM)
+    old = tmp_path / "old.tar"
+    old.write_bytes(b"old")
+    words = ["image", "build", str(tmp_path / "a.wasm"), "-o"]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (512, hard))  # setrlimit(2): as if the disk ended
+    try:
+        codes = [command.run([*words, str(one)]) for one in (old, tmp_path / "new.tar")]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert codes == [1, 1]
+    assert sorted(os.listdir(tmp_path)) == ["a.wasm", "old.tar"]
+    assert old.read_bytes() == b"old"
+    assert command.run([*words, "/dev/full"]) == 1
+    said = capsys.readouterr().err
+    assert f"copepod: File too large '{old}'\n" in said
+    assert said.endswith("copepod: No space left on device '/dev/full'\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["localhost:99999/a:1"], "an address at localhost:99999 is none: Port out of range"),
+        (["localhost:abc/a:1"], "an address at localhost:abc is none: Port could not be"),
+        (["[::1:5/a:1"], "an address at \\[::1:5 is none: "),
+        (["localhost:1/\u00e4:1"], "an address at localhost:1 is none: "),
+        ([], "app.wasm says no name: give one after it"),
+        (["localhost:1/a:1", "--password-stdin"], "--password-stdin needs --username"),
+    ],
+)
+def test_what_cannot_be_pushed(
+    words: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "app.wasm").write_bytes(WASM)
+    assert command.run(["image", "push", str(tmp_path / "app.wasm"), *words, "--plain-http"]) == 1
+    said = capsys.readouterr().err
+    assert re.search(sentence, said), said
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        "[]", "3", '{"auths": {"r.example": 3}}', '{"credHelpers": "x"}',
+        '{"auths": {"r.example": {"auth": 3}}}', '{"auths": {"r.example": {"auth": "a"}}}',
+        '{"auths": {"r.example": {"auth": "//79"}}}',
+    ],
+)  # fmt: skip
+def test_a_docker_config_that_is_not_dockers(
+    config: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_CONFIG", str(tmp_path))
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(errors.InvalidArgument, match=r"config\.json is not as Docker writes it: "):
+        registry.credentials("r.example", None, False)

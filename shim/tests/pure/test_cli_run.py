@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import socket
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -41,6 +43,8 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("-v", "/nonexistent:/a", "x"), "there is no /nonexistent"),
         (("--rm", "-d", "x"), "exclude each other"),
         (("--memory", "lots", "x"), "is no size"),
+        (("--cpus", "many", "x"), "--cpus many: write a number"),
+        (("--cpus", "0", "x"), "--cpus 0: write a number"),
     ],
 )
 def test_refused_options(words: tuple[str, ...], sentence: str) -> None:
@@ -83,7 +87,7 @@ def test_a_connection_is_carried_both_ways_to_its_end() -> None:
     async def scenario() -> bytes:
         inner = await asyncio.start_server(shout, "127.0.0.1", 0)
         number = inner.sockets[0].getsockname()[1]
-        outer = await asyncio.start_server(ports._carrier(number), "127.0.0.1", 0)
+        outer = await asyncio.start_server(ports._carrier(number, set()), "127.0.0.1", 0)
         async with inner, outer:
             where = outer.sockets[0].getsockname()
             reader, writer = await asyncio.open_connection(*where)
@@ -111,3 +115,28 @@ def test_names() -> None:
     assert run._qualified("localhost:5000/app") == "localhost:5000/app"
     assert run._stem("./My App_1.wasm") == "my-app-1"
     assert run._stem("r.example/team/app:2") == "app"
+
+
+@pytest.mark.parametrize(
+    "image", ["app.wasm", "./app", "/nonexistent/app", "../x.wasm", "a/b.wasm"]
+)
+def test_a_file_that_is_not_there_is_not_looked_for_in_a_registry(
+    image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert command.run(["run", image]) == 1
+    assert capsys.readouterr().err == f"copepod: there is no file {image}\n"
+
+
+@pytest.mark.parametrize("image", ["app", "a/b:1", "r.example/app.wasm", "localhost/app.wasm:1"])
+def test_images_are_no_paths(image: str) -> None:
+    assert not run._is_path(image)
+
+
+def test_a_pid_that_was_never_written_is_not_waited_for(tmp_path: Path) -> None:
+    """As ctr leaves the file on a full disk."""
+    (tmp_path / "pid").write_text("")
+    with subprocess.Popen(["true"]) as ctr:
+        signal.alarm(30)  # the default action: it ends the test's process
+        assert ports._pid(str(tmp_path / "pid"), ctr) == 0
+        signal.alarm(0)

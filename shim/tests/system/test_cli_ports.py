@@ -65,3 +65,41 @@ def test_a_published_port_reaches_the_namespace(tmp_path: Path) -> None:
         assert time.monotonic() < deadline
     with socket.socket() as late:
         assert late.connect_ex(("127.0.0.1", number)) != 0
+
+
+# Sends more than the way to a client that doesn't read takes, and ends at once.
+LAST_WORDS = """
+import socket, subprocess
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with socket.create_server(("127.0.0.1", 8080)) as server:
+    print("up", flush=True)
+    connection, _ = server.accept()
+    connection.sendall(b"x" * 300_000)
+    connection.close()
+"""
+
+
+def test_what_a_container_sent_before_its_end_arrives(tmp_path: Path) -> None:
+    argv = ["unshare", "--net", sys.executable, "-ISB", "-c", LAST_WORDS]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as guest:
+        assert guest.stdout
+        assert guest.stdout.readline() == b"up\n"
+        (tmp_path / "pid").write_text(str(guest.pid))
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            number = free.getsockname()[1]
+        published = [ports.Port("127.0.0.1", number, 8080)]
+        listeners = ports.listen(published)
+        listeners[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        ports.serve(listeners, published, str(tmp_path / "pid"), guest, detached=True)
+        with socket.socket() as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            connection.settimeout(20)
+            connection.connect(("127.0.0.1", number))
+            assert guest.wait(20) == 0
+            received = 0
+            while data := connection.recv(65536):
+                received += len(data)
+        assert received == 300_000
+    deadline = time.monotonic() + 20
+    while children_left():
+        assert time.monotonic() < deadline

@@ -24,8 +24,7 @@ def build(args: argparse.Namespace, system: System) -> int:
     if not (args.output or args.containerd_import or args.push):
         args.output = os.path.basename(modules[0].name).removesuffix(".wasm") + ".tar"
     if args.output:
-        with open(args.output, "wb") as file:
-            file.write(oci.archive(made, name))
+        _write(system, args.output, oci.archive(made, name))
         out.ok(f"wrote {args.output}")
     if args.containerd_import:
         load(
@@ -39,6 +38,18 @@ def build(args: argparse.Namespace, system: System) -> int:
         _push(args, made, name)
     out.say(f"{name} {made.root.digest}")
     return 0
+
+
+def _write(system: System, path: str, data: bytes) -> None:
+    """Writes all of a file or leaves what was there; a pipe or a device just gets the bytes."""
+    try:
+        if os.path.isfile(path) or not os.path.exists(path):
+            system.write(os.path.abspath(path), data)
+        else:
+            with open(path, "wb") as file:
+                file.write(data)
+    except OSError as error:
+        raise OSError(error.errno, os.strerror(error.errno or 0), path) from None
 
 
 def _made(args: argparse.Namespace, modules: list[oci.Module]) -> oci.Image:
@@ -93,8 +104,11 @@ def load(client: ctr.Ctr, made: oci.Image, name: str, *, unpack: bool) -> None:
             "--format image"
         )
     with tempfile.NamedTemporaryFile(suffix=".tar") as file:
-        file.write(oci.archive(made, name))
-        file.flush()
+        try:
+            file.write(oci.archive(made, name))
+            file.flush()
+        except OSError as error:
+            raise OSError(error.errno, os.strerror(error.errno or 0), file.name) from None
         client.import_archive(file.name, unpack=unpack)
 
 
@@ -106,6 +120,8 @@ def _takes_wasm_layers(version: tuple[int, int, int]) -> bool:
 def push(args: argparse.Namespace, system: System) -> int:
     """Sends an archive, or wasm files as an artifact, to a registry."""
     if args.archive.endswith(".wasm"):
+        if not args.name:
+            raise errors.InvalidArgument(f"{args.archive} says no name: give one after it")
         modules = files.modules(system, [args.archive])
         _push(args, oci.artifact(modules, oci.Settings()), files.image_name(args.name, ""))
         return 0
@@ -145,7 +161,7 @@ def inspect(args: argparse.Namespace, system: System) -> int:
 def _wasm_of(path: str) -> list[tuple[str, bytes]]:
     with open(path, "rb") as file:
         data = file.read()
-    if data[257:262] != b"ustar":  # tar(5)
+    if data[257:262] != b"ustar" and not data.startswith(oci.GZIP):  # tar(5)
         return [(path, data)]
     made, _ = oci.read_archive(data, path)
     return oci.wasm_in(made)

@@ -15,7 +15,7 @@ import tarfile
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from copepod import errors
 
@@ -29,6 +29,10 @@ REF_NAME = "org.opencontainers.image.ref.name"
 IMAGE_NAME = "io.containerd.image.name"
 TITLE = "org.opencontainers.image.title"
 
+GZIP = b"\x1f\x8b"  # RFC 1952
+# What the standard library raises for bytes that are not what they should be.
+_BROKEN_TAR = (tarfile.TarError, zlib.error, EOFError, OSError)
+_BROKEN_JSON = (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError)
 EPOCH = "1970-01-01T00:00:00Z"
 
 
@@ -95,8 +99,13 @@ class Settings:
 
 
 def document(value: object) -> bytes:
-    """JSON as everything here writes it."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
+    """JSON as everything here writes it; errors.InvalidArgument for text that is not UTF-8."""
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False)
+    try:
+        return text.encode()
+    except UnicodeEncodeError as error:
+        near = text[max(0, error.start - 20) : error.end + 20]
+        raise errors.InvalidArgument(f"an image takes UTF-8 only, not {near!a}") from None
 
 
 def artifact(modules: Sequence[Module], settings: Settings) -> Image:
@@ -204,7 +213,8 @@ def layer_tar(files: Mapping[str, bytes]) -> bytes:
 
 def _tar(entries: Iterable[tuple[str, bytes, int, bool]]) -> bytes:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+    # As POSIX has it: the plain format's bytes, and more where a name is longer than that takes.
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, data, mode, folder in entries:
             info = tarfile.TarInfo(name)
             info.mode, info.size = mode, len(data)
@@ -237,7 +247,7 @@ def archive(made: Image, name: str) -> bytes:
 def read_archive(data: bytes, name: str) -> tuple[Image, str]:
     """The first image of an OCI archive and its name ("" without one); digests are checked."""
     try:
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+        with _opened(data) as tar:
             files = {
                 member.name.removeprefix("./"): file.read()
                 for member in tar
@@ -253,11 +263,22 @@ def read_archive(data: bytes, name: str) -> tuple[Image, str]:
             for one in (*doc["layers"], doc["config"]):
                 blob = _blob(files, one)
                 blobs[blob.digest] = blob
-    except (tarfile.TarError, ValueError, KeyError, IndexError, TypeError) as error:
+    except (*_BROKEN_TAR, *_BROKEN_JSON) as error:
         raise errors.InvalidArgument(f"{name} is not an OCI image archive: {error}") from error
     return Image(root, tuple(blobs.values()), manifests), (top.get("annotations") or {}).get(
         IMAGE_NAME, ""
     )
+
+
+def _opened(data: bytes) -> tarfile.TarFile:
+    kind: Literal["r:gz", "r:"] = "r:gz" if data.startswith(GZIP) else "r:"
+    return tarfile.open(fileobj=io.BytesIO(data), mode=kind)
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{value!r} is not an object")
+    return value
 
 
 def _blob(files: Mapping[str, bytes], descriptor: Mapping[str, Any]) -> Blob:
@@ -265,8 +286,8 @@ def _blob(files: Mapping[str, bytes], descriptor: Mapping[str, Any]) -> Blob:
     blob = Blob(
         str(descriptor["mediaType"]),
         files[f"blobs/{algorithm}/{value}"],
-        descriptor.get("annotations") or {},
-        descriptor.get("platform") or {},
+        _mapping(descriptor.get("annotations") or {}),
+        _mapping(descriptor.get("platform") or {}),
     )
     if blob.digest != descriptor["digest"]:
         raise errors.DataLoss(f"blob {descriptor['digest']} of the archive has other bytes")
@@ -287,12 +308,12 @@ def wasm_in(made: Image) -> list[tuple[str, bytes]]:
 def _wasm_in_tar(blob: Blob) -> dict[str, bytes]:
     found = {}
     try:
-        with tarfile.open(fileobj=io.BytesIO(blob.data)) as tar:
+        with _opened(blob.data) as tar:
             for member in tar:
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is not None and file.read(4) == b"\0asm":
                     file.seek(0)
                     found[f"/{member.name}"] = file.read()
-    except tarfile.TarError as error:
+    except _BROKEN_TAR as error:
         raise errors.InvalidArgument(f"layer {blob.digest} can't be read: {error}") from error
     return found

@@ -19,6 +19,7 @@ import sys
 import urllib.parse
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from copepod import errors
 from copepod.cli.image.oci import Blob, Image
@@ -65,6 +66,8 @@ def credentials(host: str, user: str | None, from_stdin: bool) -> Credentials:
         if not from_stdin:
             raise errors.InvalidArgument("--username needs --password-stdin: arguments are public")
         return Credentials(user, sys.stdin.readline().rstrip("\n"))
+    if from_stdin:
+        raise errors.InvalidArgument("--password-stdin needs --username")
     folder = os.environ.get("DOCKER_CONFIG") or os.path.expanduser("~/.docker")
     try:
         with open(f"{folder}/config.json", "rb") as file:
@@ -73,6 +76,15 @@ def credentials(host: str, user: str | None, from_stdin: bool) -> Credentials:
         return Credentials()
     except ValueError as error:
         raise errors.InvalidArgument(f"{folder}/config.json is not JSON: {error}") from error
+    try:
+        return _kept(config, host)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise errors.InvalidArgument(
+            f"{folder}/config.json is not as Docker writes it: {error}"
+        ) from error
+
+
+def _kept(config: Any, host: str) -> Credentials:
     key = "https://index.docker.io/v1/" if host == "registry-1.docker.io" else host
     helper = (config.get("credHelpers") or {}).get(key) or config.get("credsStore")
     if helper:
@@ -86,6 +98,8 @@ def _from_helper(helper: str, key: str) -> Credentials:
     argv = [f"docker-credential-{helper}", "get"]
     try:
         done = subprocess.run(argv, input=key.encode(), capture_output=True, timeout=30)
+    except subprocess.TimeoutExpired as error:
+        raise errors.Unavailable(f"{argv[0]} did not answer within 30 s") from error
     except OSError as error:
         raise errors.NotFound(f"{argv[0]}, named by Docker's config.json, can't be run") from error
     if done.returncode:
@@ -108,11 +122,16 @@ class Client:
         registry refuses us, errors.Unavailable for all else that it answers.
         """
         base = f"/v2/{self._target.repository}"
-        for blob in image.blobs:
-            self._blob(base, blob, step)
-        for one in image.manifests:
-            self._manifest(base, one, one.digest)
-        self._manifest(base, image.root, self._target.tag)
+        try:
+            for blob in image.blobs:
+                self._blob(base, blob, step)
+            for one in image.manifests:
+                self._manifest(base, one, one.digest)
+            self._manifest(base, image.root, self._target.tag)
+        except ValueError as error:  # of urllib and http.client, for ours and for the registry's
+            raise errors.InvalidArgument(
+                f"an address at {self._target.host} is none: {error}"
+            ) from error
         return image.root.digest
 
     def _blob(self, base: str, blob: Blob, step: Step) -> None:
@@ -179,8 +198,11 @@ class Client:
         token = send("GET", url, headers)
         if token.status != 200:
             raise self._refused("give a token", token)
-        body = json.loads(token.body)
-        return f"Bearer {body.get('token') or body['access_token']}"
+        try:
+            body = json.loads(token.body)
+            return f"Bearer {body.get('token') or body['access_token']}"
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise self._refused("give a token that can be read", token) from None
 
     def _refused(self, what: str, answer: Answer) -> errors.Error:
         text = answer.body.decode(errors="replace").strip()

@@ -21,6 +21,7 @@ from copepod.cli.node import runtime
 from copepod.cli.run import ports
 from copepod.cli.system import System
 
+_CPUS = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,75}")  # containerd's identifiers
 
 
@@ -29,6 +30,9 @@ def run(args: argparse.Namespace, system: System) -> int:
 
     125 is ours: the container could not be started.
     """
+    options(args)  # what is wrong with them is said before anything is done
+    if _is_path(args.image) and not os.path.isfile(args.image):
+        raise errors.NotFound(f"there is no file {args.image}")
     client = ctr.find(system, args.containerd, args.config, args.address, args.namespace)
     if os.path.isfile(args.image):
         image, made_here = _load(client, args.image, system), True
@@ -61,12 +65,23 @@ def _stem(image: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", last.removesuffix(".wasm").lower()).strip("-") or "wasm"
 
 
+def _is_path(image: str) -> bool:
+    """Whether it can only be meant as a file's path; a registry would be asked for it in vain."""
+    host, slash, _ = image.partition("/")
+    registry = slash and _is_host(host)
+    return image.startswith(("/", "./", "../")) or (image.endswith(".wasm") and not registry)
+
+
+def _is_host(word: str) -> bool:
+    return "." in word.strip(".") or ":" in word or word == "localhost"
+
+
 def _qualified(image: str) -> str:
     """docker.io/library/ before a bare name, as everybody expects."""
     host, slash, _ = image.partition("/")
     if not slash:
         return f"docker.io/library/{image}"
-    return image if "." in host or ":" in host or host == "localhost" else f"docker.io/{image}"
+    return image if _is_host(host) else f"docker.io/{image}"
 
 
 def _pull(client: ctr.Ctr, image: str) -> None:
@@ -126,6 +141,8 @@ def options(args: argparse.Namespace) -> list[str]:
     if args.memory:
         words += ["--memory-limit", str(parse_size(args.memory))]
     if args.cpus:
+        if not _CPUS.fullmatch(args.cpus) or not float(args.cpus):
+            raise errors.InvalidArgument(f"--cpus {args.cpus}: write a number such as 0.5")
         words += ["--cpus", args.cpus]
     return words
 

@@ -13,11 +13,13 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from copepod import errors
 
 _CLONE_NEWNET = 0x40000000  # setns(2)
 _BUFFER = 1 << 16
+_LAST = 10.0  # seconds for what a container that has ended sent before
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,9 @@ def serve(
 
 def _pid(pid_file: str, ctr: subprocess.Popen[bytes]) -> int:
     """The container's first process; 0 when ctr ends before there is one."""
-    while ctr.poll() is None or os.path.exists(pid_file):
+    ended = False
+    while not ended:
+        ended = ctr.poll() is not None  # what it wrote before its end is read all the same
         try:
             with open(pid_file) as file:
                 return int(file.read())
@@ -98,13 +102,24 @@ def _enter(pid: int) -> None:
 async def _serve(listeners: list[socket.socket], published: list[Port], pidfd: int) -> None:
     ended = asyncio.Event()
     asyncio.get_running_loop().add_reader(pidfd, ended.set)  # pidfd_open(2): readable at exit
-    for sock, port in zip(listeners, published, strict=True):
-        await asyncio.start_server(_carrier(port.container), sock=sock)
+    carried: set[asyncio.Task[Any]] = set()
+    servers = [
+        await asyncio.start_server(_carrier(port.container, carried), sock=sock)
+        for sock, port in zip(listeners, published, strict=True)
+    ]
     await ended.wait()
+    for server in servers:
+        server.close()
+    if carried:  # the last answer may still be on its way
+        await asyncio.wait(carried, timeout=_LAST)
 
 
-def _carrier(port: int):  # type: ignore[no-untyped-def]  # asyncio's own type has no name
+def _carrier(port: int, carried: set[asyncio.Task[Any]]):  # type: ignore[no-untyped-def]  # asyncio's own type has no name
     async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        carried.add(task)
+        task.add_done_callback(carried.discard)
         try:
             inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
@@ -113,8 +128,12 @@ def _carrier(port: int):  # type: ignore[no-untyped-def]  # asyncio's own type h
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(_copy(reader, inner_writer))
             tasks.create_task(_copy(inner_reader, writer))
-        writer.close()
-        inner_writer.close()
+        for each in (inner_writer, writer):
+            each.close()
+            try:
+                await each.wait_closed()  # what was written is with the kernel then
+            except OSError:
+                pass
 
     return carry
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol, TypedDict
 
 from copepod import errors
-from copepod.image import builder, digests, lookup, toolbox, worker
+from copepod.image import builder, digests, lookup, sealed, toolbox, worker
 from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ async def module(
     finally:
         if found.fd >= 0:
             os.close(found.fd)
-    return Module(fd, kind, entry)
+    return Module(sealed.seal(config.cache_dir, fd), kind, entry)
 
 
 async def tool(found: Found, *, config: Config, knobs: Knobs) -> Module:
@@ -139,7 +139,7 @@ async def tool(found: Found, *, config: Config, knobs: Knobs) -> Module:
         fd, kind = await _file(here, "toolbox", settings(config, (), knobs))
     finally:
         os.close(module.fd)
-    return Module(fd, kind, None)
+    return Module(sealed.seal(config.cache_dir, fd), kind, None)
 
 
 def start(

@@ -86,12 +86,12 @@ def _talk(stdin: int, stdout: int, stderr: int, data: bytes, limit: float) -> tu
     return b"".join(got[stdout]), b"".join(got[stderr])
 
 
-def compiled(data: bytes, profile: Profile | None = None) -> int:
+def compiled(data: bytes, profile: Profile | None = None, cache: Cache | None = None) -> int:
     """Gives a descriptor of the compiled module, from a cache of the tests' own."""
     profile = profile or Profile()
     digest = sha256(data).digest()
     root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    cache = Cache(str(root / "copepod" / "test-modules"))
+    cache = cache or Cache(str(root / "copepod" / "test-modules"))
 
     def build(fd: int) -> None:
         pid = os.fork()

@@ -8,6 +8,7 @@ import json
 import os
 import pathlib
 import select
+import shutil
 import signal
 import socket
 import subprocess
@@ -26,7 +27,17 @@ from copepod.config import Config
 from copepod.engine import artifact
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
-from copepod.image import builder, content, digests, layers, locks, lookup, resolve, worker
+from copepod.image import (
+    builder,
+    content,
+    digests,
+    layers,
+    locks,
+    lookup,
+    resolve,
+    sealed,
+    worker,
+)
 from copepod.image.cache import Cache
 from copepod.linux import cgroup
 
@@ -172,6 +183,7 @@ def node(tmp_path: pathlib.Path, server: tuple[pathlib.Path, pathlib.Path]) -> I
     state.symlink_to(tmp_path / "state.json")
     before = (fds(), children(), len(os.listdir("/proc/self/task")))
     yield made
+    sealed.forget()
     assert (fds(), children(), len(os.listdir("/proc/self/task"))) == before
 
 
@@ -254,6 +266,35 @@ def test_a_file_is_read_for_its_digest_once(node: Node, monkeypatch: pytest.Monk
     check(run(node.module(replace(file(), stale=True))), EMPTY)
     other = EMPTY + b"\0\1\0"  # a custom section without a name
     check(run(node.module(file(other))), other)
+
+
+def test_nobody_can_write_to_the_code_through_its_descriptor(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not even root, who may in a container open what another process has open."""
+
+    def taken() -> str:
+        made = run(node.module(node.file(EMPTY)))
+        link = os.readlink(f"/proc/self/fd/{made.fd}")
+        with pytest.raises(OSError, match="Read-only file system"):
+            os.open(f"/proc/self/fd/{made.fd}", os.O_RDWR)
+        check(made, EMPTY, tiers.pop(0))
+        return link
+
+    tiers = ["winch", "cranelift", "winch", "winch"]
+    assert not taken().startswith(node.cache.root)
+    assert not taken().startswith(node.cache.root)
+    os.rename(node.cache.root, node.folder / "old")
+    assert not taken().startswith(str(node.folder))
+    folder, real = pathlib.Path(node.cache.root), sealed.seal
+
+    def pruned(root: str, fd: int) -> int:
+        shutil.rmtree(folder)
+        return real(root, fd)
+
+    monkeypatch.setattr(sealed, "seal", pruned)
+    shutil.rmtree(folder)
+    assert taken().endswith("(deleted)")
 
 
 def test_better_code_that_is_missing_is_made_at_the_next_hit(node: Node) -> None:

@@ -20,7 +20,11 @@ import pytest
 
 from copepod import errors
 from copepod.container import spawn
+from copepod.engine.profile import Profile
+from copepod.image import sealed
+from copepod.image.cache import Cache
 from copepod.linux import caps
+from enginekit import harness, make
 from fakes import walls
 from fakes.walls import bind, cri, nothing_is_left, read, run  # noqa: F401
 
@@ -341,3 +345,56 @@ def test_a_fifo_or_device_as_the_program_does_not_hold_us(tmp_path: Path) -> Non
         run(spec)
     with pytest.raises(errors.PermissionDenied, match="not a regular file"):
         run(cri("/dev/zero"))
+
+
+# Looks for compiled code that somebody has open, and opens it for writing.
+CODE = """
+for file in /proc/[0-9]*/fd/*; do
+    case $(readlink $file) in *.cwasm*) echo found; : >>$file && echo written;; esac
+done
+"""
+
+
+@pytest.mark.parametrize("protect", [False, True])
+def test_compiled_code_cannot_be_rewritten_by_who_may_trace(tmp_path: Path, protect: bool) -> None:
+    """It is run in all pods of the image. The first case shows that the attack works without."""
+    module = make.wat('(module (func (export "_start") (loop $l (br $l))))')
+    (tmp_path / "spin.wasm").write_bytes(module)
+    cache = Cache(str(tmp_path / "cache"))
+    profile = Profile()
+
+    async def resolve(found: spawn.Found) -> spawn.Module:
+        os.close(found.fd)
+        code = harness.compiled(module, profile, cache)
+        return spawn.Module(sealed.seal(cache.root, code) if protect else code, "core")
+
+    async def scenario() -> walls.Result:
+        spec = cri("sleep", "1000")
+        spec["mounts"].append(bind(tmp_path, "/mod"))
+        allowed = [*walls.CAPS, "CAP_SYS_PTRACE"]
+        capabilities = dict.fromkeys(("bounding", "effective", "permitted"), allowed)
+        spec["process"]["capabilities"] = capabilities
+        bundle = walls.Bundle(spec)
+        order = bundle.order()
+        init = await spawn.create(order, walls.no_module)
+        await init.start()
+        stdio = (-1, -1, -1)
+        guest = await spawn.exec_(
+            walls.exec_order(bundle, order, init, ["/mod/spin.wasm"], stdio), resolve
+        )
+        try:
+            await guest.start()
+            return await walls.joined(bundle, order, init, "sh", "-c", CODE)
+        finally:
+            for process in (guest, init):
+                process.kill(signal.SIGKILL)
+                walls.ended(process)
+            bundle.close()
+
+    try:
+        out = asyncio.run(scenario()).out
+    finally:
+        sealed.forget()
+    assert out.startswith("found\n")
+    assert ("written" in out) is not protect
+    assert ("Read-only file system" in out) is protect

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 
 DRAIN_TIMEOUT = 2.0
+SIGKILL = 9
 
 
 class Handle(Protocol):
@@ -55,6 +56,8 @@ class Process:
         self.handle: Handle | None = None
         self.spec = b""
         """An exec's OCI Process as JSON, until it is started."""
+        self.starting: asyncio.Task[object] | None = None
+        """An exec's Start, while it is at work."""
         self.lock = asyncio.Lock()
         self._exit: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._watcher: asyncio.Task[None] | None = None
@@ -122,6 +125,20 @@ class Process:
     async def wait(self) -> None:
         """Returns when the process has ended; at once if it has."""
         await asyncio.shield(self._exit)
+
+    async def give_up_start(self) -> None:
+        """Ends a Start that is at work: what it has made by then is undone, or killed."""
+        starting = self.starting
+        if starting is None:
+            return
+        starting.cancel()
+        await asyncio.wait([starting])
+        if self.handle is not None and self.status is not Status.STOPPED:
+            try:
+                self.handle.kill(SIGKILL)
+            except errors.NotFound:
+                pass
+            await self.wait()
 
     def kill(self, signum: int) -> None:
         """Sends `signum`; errors.NotFound once the process has finished."""

@@ -89,6 +89,7 @@ class Task:
         self.id = init.container_id
         self.execs: dict[str, Process] = {}
         self.deleting = asyncio.Lock()
+        self._ending = False
         self._publish, self._log = publish, log
         init.adopt(container.init, self._init_exited)
         container.watch_oom(self._oom)
@@ -138,7 +139,7 @@ class Task:
 
     async def add_exec(self, exec_id: str, stdio: Stdio, spec: bytes) -> None:
         """Registers an exec, which `start_exec` runs."""
-        check(Verb.EXEC, self.init.status, self.id)
+        self._check_exec()
         if exec_id in self.execs:
             raise errors.AlreadyExists(f"exec {exec_id} of container {self.id} exists already")
         process = Process(self.id, exec_id, stdio)
@@ -148,23 +149,34 @@ class Task:
             "/tasks/exec-added", events_pb2.TaskExecAdded(container_id=self.id, exec_id=exec_id)
         )
 
+    def _check_exec(self) -> None:
+        check(Verb.EXEC, self.init.status, self.id)
+        if self._ending:
+            raise errors.FailedPrecondition(f"cannot exec in {self.id}: it is ending")
+
     async def start_exec(self, exec_id: str) -> None:
         """Runs a registered exec; if that fails its waiters are let go."""
         process = self.process(exec_id)
         async with process.lock:
             check(Verb.START, process.status, exec_id)
-            check(Verb.EXEC, self.init.status, self.id)
+            self._check_exec()
+            process.starting = asyncio.current_task()
             try:
                 handle = await self.container.exec(
                     process.spec, process.stdio.child, terminal=process.stdio.paths.terminal
                 )
                 process.adopt(handle, lambda status: self._exec_exited(process, status))
                 await handle.start()
-            except BaseException:
+            except BaseException as error:
                 if process.handle is None:
                     await process.close_io()
                     process.finish(255)
+                if isinstance(error, asyncio.CancelledError):
+                    text = f"exec {exec_id} was given up before it had started"
+                    raise errors.FailedPrecondition(text) from None
                 raise
+            finally:
+                process.starting = None
             process.status = Status.RUNNING
             self._publish(
                 "/tasks/exec-started",
@@ -182,8 +194,10 @@ class Task:
     async def _init_exited(self, status: int) -> None:
         self.init.exited_at = time.time_ns()
         # Whoever is left would outlive its container where it has no pid namespace of its own.
+        self._ending = True
         self._kill_rest()
-        alive = [p.wait() for p in self.execs.values() if p.status is not Status.STOPPED and p.pid]
+        left = [p for p in self.execs.values() if p.status is not Status.STOPPED]
+        alive = [p.give_up_start() if p.starting else p.wait() for p in left if p.starting or p.pid]
         if alive:
             _, late = await asyncio.wait(
                 [asyncio.ensure_future(w) for w in alive], timeout=EXEC_DEATH_TIMEOUT
@@ -243,12 +257,13 @@ class Task:
         await self.container.update(resources)
 
     async def delete_exec(self, exec_id: str) -> Process:
-        """Forgets an exec that has ended or never ran; gives it."""
+        """Forgets an exec that has ended or never ran; gives it.
+
+        Its Start may still be at work: a probe whose time is over gives up both.
+        """
         process = self.process(exec_id)
         check(Verb.DELETE, process.status, exec_id)
-        if process.handle is not None and process.status is not Status.STOPPED:
-            process.kill(SIGKILL)
-            await process.wait()
+        await process.give_up_start()
         await process.close_io()
         await process.stdio.stop_logger()
         process.finish(process.exit_status)

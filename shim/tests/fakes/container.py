@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -58,6 +59,7 @@ class FakeContainer:
         self.calls: list[str] = []
         self.oom: Callable[[], None] = lambda: None
         self.oom_at_exit = False
+        self.slow_one_is_made, self.gate = asyncio.Event(), asyncio.Event()
 
     def pids(self) -> list[int]:
         """Whoever has an open pidfd."""
@@ -95,6 +97,9 @@ class FakeContainer:
         """One more process."""
         if process == b"bad":
             raise errors.InvalidArgument("bad process")
+        if process == b"slow":
+            self.slow_one_is_made.set()
+            await self.gate.wait()
         handle = FakeHandle(self.exec_argv)
         self.handles.append(handle)
         return handle

@@ -243,6 +243,54 @@ def test_execs_end_before_init_and_a_bad_one_lets_its_waiters_go() -> None:
     assert exits == ["e", "c"]
 
 
+async def slow_start(bench: Bench) -> asyncio.Future[pb.StartResponse]:
+    """A Start of exec "e" that is still at work, as while a tool is compiled."""
+    request = pb.ExecProcessRequest(id="c", exec_id="e")
+    request.spec.value = b"slow"
+    await bench.service.exec(request, CTX)
+    starting = bench.service.start(pb.StartRequest(id="c", exec_id="e"), CTX)
+    started = asyncio.ensure_future(starting)
+    await bench.made[0].slow_one_is_made.wait()
+    return started
+
+
+def test_a_start_that_is_given_up_runs_nothing_later() -> None:
+    """A probe whose time is over: its Start is no longer waited for, and then comes Delete."""
+
+    async def body(bench: Bench) -> None:
+        service = bench.service
+        await bench.made_and_started()
+        started = await slow_start(bench)
+        started.cancel()  # containerd's deadline
+        with pytest.raises(errors.FailedPrecondition):
+            await service.kill(pb.KillRequest(id="c", exec_id="e", signal=9), CTX)
+        waiting = asyncio.ensure_future(service.wait(pb.WaitRequest(id="c", exec_id="e"), CTX))
+        await service.delete(pb.DeleteRequest(id="c", exec_id="e"), CTX)
+        bench.made[0].gate.set()
+        await waiting
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert len(bench.made[0].handles) == 1
+        await bench.end()
+
+    assert run(body).topics == ["create", "start", "exec-added", "exit", "delete"]
+
+
+def test_a_start_at_work_ends_with_its_container() -> None:
+    async def body(bench: Bench) -> None:
+        service = bench.service
+        await bench.made_and_started()
+        started = await slow_start(bench)
+        bench.made[0].init.kill(9)
+        with pytest.raises(errors.FailedPrecondition):
+            await started
+        await service.wait(pb.WaitRequest(id="c"), CTX)
+        assert (await service.state(pb.StateRequest(id="c", exec_id="e"), CTX)).status == 3
+        await service.delete(pb.DeleteRequest(id="c"), CTX)
+
+    assert run(body).topics == ["create", "start", "exec-added", "exit", "delete"]
+
+
 def test_oom_is_told_before_the_exit() -> None:
     async def body(bench: Bench) -> None:
         await bench.made_and_started()

@@ -76,6 +76,8 @@ def load(path: str = "") -> Config:
         if path:
             raise errors.InvalidArgument(f"config {path}: no such file") from None
         return Config()
+    except OSError as error:
+        raise errors.InvalidArgument(f"config {path or PATH}: {error.strerror}") from None
     return parse(data.decode(errors="replace"), path or PATH)
 
 

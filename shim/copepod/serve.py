@@ -35,13 +35,19 @@ DRAIN_TIMEOUT = 2.0
 
 
 class Runtime:
-    """Makes containers out of Create requests. Fulfils `task.service.Runtime`."""
+    """Makes containers out of Create requests. Fulfils `task.service.Runtime`.
 
-    def __init__(self, node: container.Node, namespace: str) -> None:
+    Where the node's configuration is wrong it says so at each Create: who asks for a container
+    reads that, and nobody reads why a shim has ended.
+    """
+
+    def __init__(self, node: container.Node | errors.Error, namespace: str) -> None:
         self._node, self._namespace = node, namespace
 
     async def create(self, request: pb.CreateTaskRequest, stdio: Stdio) -> container.Container:
         """See `container.create`."""
+        if isinstance(self._node, errors.Error):
+            raise self._node.with_traceback(None)
         wanted = container.Wanted(
             id=request.id,
             namespace=self._namespace,
@@ -83,16 +89,21 @@ def serve(listener: int, given: Mapping[str, str]) -> None:
 
 
 async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> None:
-    settings = config.load(given["config"])
-    node = container.Node(settings, limits.node(settings.guest), given["address"], log)
+    node = _node(given, log)
     warm.create()
     publisher = Publisher(
         given["ttrpc_address"], given["namespace"], ttrpc.client.Client.connect, log
     )
     sender = asyncio.create_task(publisher.run())
     over = asyncio.Event()
+
+    def empty() -> None:
+        # Before Shutdown is answered: a start that comes after it must not find this shim.
+        _unlink(given["socket"])
+        over.set()
+
     tasks = TaskService(
-        Runtime(node, given["namespace"]), publisher.publish, over.set, given["namespace"], log
+        Runtime(node, given["namespace"]), publisher.publish, empty, given["namespace"], log
     )
 
     def status_of(error: BaseException) -> tuple[int, str]:
@@ -110,11 +121,19 @@ async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> Non
     )
     await server.serve_unix(sock)
     await over.wait()
-    # The answer to Shutdown goes out first, then the events, then the name of the socket.
-    _unlink(given["socket"])
+    # The answer to Shutdown goes out first, then the events.
     await server.shutdown(DRAIN_TIMEOUT)
     await publisher.flush(FLUSH_TIMEOUT)
     sender.cancel()
+
+
+def _node(given: Mapping[str, str], log: Log) -> container.Node | errors.Error:
+    try:
+        settings = config.load(given["config"])
+        return container.Node(settings, limits.node(settings.guest), given["address"], log)
+    except errors.Error as error:
+        log.error(str(error))
+        return error
 
 
 def _unlink(path: str) -> None:

@@ -45,13 +45,15 @@ def user_namespace(maps: Maps) -> int:
     tells its pid as the node's /proc has it: we may be in a pid namespace that counts otherwise.
     """
     ours, theirs = os.pipe()
+    waiting, alive = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
             os.close(ours)
+            os.close(alive)
             ns.unshare(ns.CLONE_NEWUSER)
             os.write(theirs, os.readlink("/proc/self").encode())
-            signal.pause()
+            os.read(waiting, 1)  # the end of its parent is its own
         finally:
             os._exit(1)
     try:
@@ -62,7 +64,8 @@ def user_namespace(maps: Maps) -> int:
         write_maps(int(number), maps.uid, maps.gid)
         return os.open(f"/proc/{int(number)}/ns/user", os.O_RDONLY | os.O_CLOEXEC)
     finally:
-        os.close(ours)
+        for fd in (ours, waiting, alive):
+            os.close(fd)
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
 

@@ -65,8 +65,7 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     async with AsyncExitStack() as undo:
         undo.callback(record.forget)
         undo.push_async_callback(_poststop, node, wanted, loaded)
-        group = await _make_cgroup(loaded, wanted, undo)
-        record.cgroups = group.paths
+        group = await _make_cgroup(loaded, record, wanted.id, undo)
         own_netns = _wants_netns(loaded)
         if own_netns:
             record.netns = netns_name(wanted.bundle)
@@ -95,10 +94,10 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
             _name_netns(record.netns, process.pid, undo)
         # The devices that the child had to reach are out of the program's reach from here on.
         await group.seal()
+        if record.pid != process.pid:  # a process in between has made it
+            record.set_process(process.pid)
+            record.write()
         undo.pop_all()
-    if record.pid != process.pid:  # a process in between has made it
-        record.set_process(process.pid)
-        record.write()
     return Container(node, wanted, loaded, knobs, record, group, process)
 
 
@@ -117,9 +116,14 @@ def _knobs(node: Node, loaded: spec.Spec) -> limits.Knobs:
     )
 
 
-async def _make_cgroup(loaded: spec.Spec, wanted: Wanted, undo: AsyncExitStack) -> cgroup.Cgroup:
-    group = cgroup.make(loaded, wanted.id)
+async def _make_cgroup(
+    loaded: spec.Spec, record: Record, name: str, undo: AsyncExitStack
+) -> cgroup.Cgroup:
+    group = cgroup.make(loaded, name)
+    record.wanted = group.paths
+    record.write()
     await group.create()
+    record.wanted, record.cgroups = (), group.paths
     # Not before: a group that is refused because others are in it is not to be killed as ours.
     undo.push_async_callback(group.remove)
     return group

@@ -16,14 +16,27 @@ if TYPE_CHECKING:
 
 
 class Record:
-    """What one container has on the node. Empty fields mean "nothing of this kind"."""
+    """What one container has on the node. Empty fields mean "nothing of this kind".
 
-    __slots__ = ("bundle", "cgroups", "exit_status", "exited_at", "netns", "pid", "starttime")
+    `wanted` are the cgroups that are about to be made: what is in them is not known to be ours.
+    """
+
+    __slots__ = (
+        "bundle",
+        "cgroups",
+        "exit_status",
+        "exited_at",
+        "netns",
+        "pid",
+        "starttime",
+        "wanted",
+    )
 
     def __init__(self, bundle: str) -> None:
         self.bundle = bundle
         self.pid = self.starttime = 0
         self.cgroups: tuple[str, ...] = ()
+        self.wanted: tuple[str, ...] = ()
         self.netns = ""
         self.exit_status = -1
         self.exited_at = 0
@@ -37,6 +50,7 @@ class Record:
             f"exit_status={self.exit_status}",
             f"exited_at={self.exited_at}",
             *(f"cgroup={path}" for path in self.cgroups),
+            *(f"wanted={path}" for path in self.wanted),
         ]
         path = f"{self.bundle}/{STATE_FILE}"
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
@@ -70,11 +84,11 @@ def read(bundle: str) -> Record:
 
 def record_from(record: Record, lines: Iterable[str]) -> None:
     """Fills `record` from the file's lines."""
-    cgroups = []
+    paths: dict[str, list[str]] = {"cgroup": [], "wanted": []}
     for line in lines:
         name, _, value = line.rstrip("\n").partition("=")
-        if name == "cgroup" and value.startswith("/"):
-            cgroups.append(value)
+        if name in paths and value.startswith("/"):
+            paths[name].append(value)
         elif name == "netns":
             record.netns = value
         elif name in ("pid", "starttime", "exit_status", "exited_at"):
@@ -82,7 +96,7 @@ def record_from(record: Record, lines: Iterable[str]) -> None:
                 setattr(record, name, int(value))
             except ValueError:
                 pass
-    record.cgroups = tuple(cgroups)
+    record.cgroups, record.wanted = tuple(paths["cgroup"]), tuple(paths["wanted"])
 
 
 def starttime(pid: int) -> int:

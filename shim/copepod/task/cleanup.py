@@ -37,6 +37,8 @@ def delete(bundle: str, container_id: str, namespace: str) -> bytes:
     left = cgroup_tree.remove_paths(found.cgroups, DEATH_TIMEOUT)
     if left:
         raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), left[0])
+    # No process of ours ever was in these; if others are, they stay.
+    cgroup_tree.undo(cgroup_tree.Files(), list(found.wanted))
     found.forget()
     _poststop(bundle, container_id)
     status, when = found.exit_status, found.exited_at

@@ -49,7 +49,8 @@ class Events(EventsBase):
 class Shim:
     """One shim and the bundle of one container, called "box"; an async context manager."""
 
-    def __init__(self, spec: dict[str, Any]) -> None:
+    def __init__(self, spec: dict[str, Any], config: str = "") -> None:
+        self.config = config
         group = f"/copepod-{os.getpid()}-box"
         spec["linux"]["cgroupsPath"] = group
         self.bundle = walls.Bundle(spec)
@@ -103,6 +104,7 @@ class Shim:
             env={
                 "PATH": "/usr/bin:/bin",
                 "COPEPOD_ZYGOTE": "",
+                "COPEPOD_CONFIG": self.config,
                 "TTRPC_ADDRESS": f"{self.bundle.path}/events",
             },
             stdin=asyncio.subprocess.DEVNULL,

@@ -59,6 +59,7 @@ def test_record_survives(tmp_path: Path) -> None:
     first = record.Record(str(tmp_path))
     first.set_process(os.getpid())
     first.cgroups, first.netns = ("/sys/fs/cgroup/a", "/sys/fs/cgroup/b"), "copepod-1"
+    first.wanted = ("/sys/fs/cgroup/c",)
     first.exit_status, first.exited_at = 3, 99
     first.write()
     second = record.read(str(tmp_path))

@@ -1,0 +1,166 @@
+"""What goes wrong in a shim's life, or with it: said in a sentence, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import glob
+import json
+import os
+import select
+import signal
+import subprocess
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ttrpc
+from copepod import answers, spec
+from copepod.child import idmap
+from copepod.container import cgroup_mounts, cgroup_tree, container, record
+from copepod.task import cleanup
+from copepod_api import task_v2_pb2 as pb
+from fakes import shimhost, walls
+from fakes.walls import cri
+
+pytestmark = walls.needs
+IDLE = ("sleep", "1000")
+LIMIT = 60.0
+
+
+def scenario(
+    body: Callable[[shimhost.Shim], Awaitable[None]], config: str = "", **changes: Any
+) -> None:
+    """Runs `body` with a shim of its own, and with a limit."""
+
+    async def bounded() -> None:
+        async with asyncio.timeout(LIMIT), shimhost.Shim(cri(*IDLE, **changes), config) as shim:
+            await body(shim)
+
+    asyncio.run(bounded())
+
+
+def groups(name: str) -> list[str]:
+    """The cgroups of that path, in any hierarchy."""
+    return glob.glob(f"/sys/fs/cgroup{name}") + glob.glob(f"/sys/fs/cgroup/*{name}")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [("nativ = 1", "unknown key nativ"), ("[guest]\nnope = 1", "no such key"), ("=", "not TOML")],
+)
+def test_a_wrong_configuration_is_told_at_create(tmp_path: Path, text: str, said: str) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text(text)
+
+    async def body(shim: shimhost.Shim) -> None:
+        with pytest.raises(ttrpc.Error, match=f"config.toml.*{said}"):
+            await shim.create()
+
+    scenario(body, str(config))
+
+
+def test_a_create_that_fails_at_its_last_step_leaves_nothing(tmp_path: Path) -> None:
+    """A disk that is full by then; the process is there already."""
+    # What is in its way is made when the record has been written for the first times.
+    obstacle = tmp_path / "obstacle"
+    obstacle.write_text("#!/bin/sh\nexec mkdir copepod.state.new\n")
+    obstacle.chmod(0o755)
+    given = cri(*IDLE)
+    namespaces = [*given["linux"]["namespaces"], {"type": "time"}]
+
+    async def body(shim: shimhost.Shim) -> None:
+        path = f"{shim.bundle.path}/copepod.state.new"
+        obstacle.write_text(f"#!/bin/sh\nexec mkdir {path}\n")
+        with pytest.raises(ttrpc.Error, match="Is a directory"):
+            await shim.create()
+        os.rmdir(path)
+        assert answers.STATE_FILE not in os.listdir(shim.bundle.path)
+        assert walls.read(f"/proc/{shim.pid}/task/{shim.pid}/children") == ""
+        assert groups(shim.bundle.spec["linux"]["cgroupsPath"]) == []
+
+    hooks = {"createRuntime": [{"path": str(obstacle)}]}
+    scenario(body, linux__namespaces=namespaces, hooks=hooks)
+
+
+def test_a_stranger_knows_of_cgroups_before_there_are_any(tmp_path: Path) -> None:
+    """A shim may be killed while it makes them."""
+    text = json.dumps(cri(*IDLE, linux__cgroupsPath=f"/copepod-{os.getpid()}-early"))
+    loaded = spec.parse(text.encode())
+    kept = record.Record(str(tmp_path / "missing"))
+
+    async def body() -> None:
+        async with AsyncExitStack() as undo:
+            with pytest.raises(FileNotFoundError):
+                await container._make_cgroup(loaded, kept, "early", undo)
+            assert groups(loaded.linux.cgroups_path) == []
+
+    asyncio.run(body())
+
+
+def test_delete_removes_cgroups_that_were_being_made(tmp_path: Path) -> None:
+    host = cgroup_mounts.host()
+    points = {one.point for one in host.v1.values()} or {host.unified.point}  # type: ignore[union-attr]
+    top = f"{min(points)}/copepod-{os.getpid()}"
+    mine, others, never = f"{top}-mine", f"{top}-others", f"{top}-never"
+    for path in (mine, others):
+        os.mkdir(path)
+    with subprocess.Popen(["sleep", "1000"]) as stranger:
+        Path(f"{others}/cgroup.procs").write_text(str(stranger.pid))
+        kept = record.Record(str(tmp_path))
+        kept.wanted = (mine, others, never)
+        kept.write()
+        cleanup.delete(str(tmp_path), "box", "ns")
+        assert not os.path.exists(mine)
+        assert stranger.poll() is None
+        stranger.kill()
+    assert cgroup_tree.remove_paths([others]) == []
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_maker_of_a_user_namespace_ends_with_its_parent() -> None:
+    """A container's process may be killed at any moment of its making."""
+    maps = idmap.Maps("0 100000 65536", "0 100000 65536", False)
+    for _ in range(5):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                signal.alarm(int(LIMIT))
+                while True:
+                    os.close(idmap.user_namespace(maps))
+            finally:
+                os._exit(1)
+        children = ""
+        while not children:
+            children = walls.read(f"/proc/{pid}/task/{pid}/children")
+        try:
+            child = os.pidfd_open(int(children.split()[0]))
+        except ProcessLookupError:
+            child = -1
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        if child >= 0:
+            over = select.select([child], [], [], 10)[0]
+            if not over:
+                signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
+            assert over, "it waits for ever"
+
+
+def test_a_start_after_shutdown_meets_no_shim_that_ends() -> None:
+    async def body(shim: shimhost.Shim) -> None:
+        path = walls.read(f"{shim.bundle.path}/address").removeprefix("unix://")
+        await shim.task.shutdown(pb.ShutdownRequest(id="box"), timeout=shimhost.AT_ONCE)
+        assert not os.access(path, os.F_OK)
+
+    async def bounded() -> None:
+        shim = shimhost.Shim(cri(*IDLE))
+        async with asyncio.timeout(LIMIT):
+            await shim.__aenter__()
+            await body(shim)
+            assert await shimhost.ended(shim._pidfd, shimhost.TIMEOUT)
+            await shim.__aexit__(AssertionError, AssertionError(), None)
+
+    asyncio.run(bounded())

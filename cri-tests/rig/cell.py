@@ -73,10 +73,13 @@ class Cell:
         debian.need_command("mount", "mount")
         sweep()
         # The name is also a containerd namespace: letters, digits and single dashes.
-        self.home = self._given or Path("/tmp") / f"cpd-{secrets.token_hex(4)}"
-        self.home.mkdir(exist_ok=self._given is not None)
-        self._lock = (self.home / LOCK).open("w")
+        name = f"cpd-{secrets.token_hex(4)}"
+        # Locked under a name that no sweep looks at: one that met it unlocked would remove it.
+        stage = self._given or Path("/tmp") / f".{name}"
+        stage.mkdir(exist_ok=self._given is not None)
+        self._lock = (stage / LOCK).open("w")
         fcntl.flock(self._lock, fcntl.LOCK_EX)
+        self.home = self._given or stage.rename(stage.with_name(name))
         self.name = self.home.name
         self.home.chmod(0o711)  # a container's mapped root (user namespaces) must pass through
         for path in map(Path, PRIVATE):

@@ -38,8 +38,17 @@ class Engine(Protocol):
         """Maps compiled code; raises LookupError if the file has to be made again. `toolbox`: it
         is the node's own, with settings of its own."""
 
-    def link(self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str) -> Guest:
-        """Resolves the imports; no code of the guest runs."""
+    def link(
+        self,
+        loaded: object,
+        args: list[str],
+        env: list[str],
+        cwd: str,
+        entry: str,
+        folders: dict[str, str],
+    ) -> Guest:
+        """Resolves the imports; no code of the guest runs. `folders` to read in, by the guest's
+        names for them, come to those that its settings name."""
 
 
 def run(
@@ -98,9 +107,11 @@ def _link(
     if loaded is None or engine is None:
         return None
     program = context.job.program
+    folders: dict[str, str] = {}
     if context.toolbox:
         env = (*env, toolbox.environment(context))
-    return engine.link(loaded, list(program.args), list(env), program.cwd, entry)
+        folders = toolbox.folders(context)
+    return engine.link(loaded, list(program.args), list(env), program.cwd, entry, folders)
 
 
 def confine(job: Job, flags: int = 0) -> None:

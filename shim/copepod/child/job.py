@@ -20,7 +20,8 @@ class Context:
     hidden: procfs mounts without processes; arguments: where the kernel has this process's;
     labels: fds of security attributes and what is to be written to them;
     guest: wasm will run in this very process; toolbox: the node's own module; unseen: out of the
-    container's pid namespace; id_maps: how its user namespace maps users and groups.
+    container's pid namespace; id_maps: how its user namespace maps users and groups; network: fd
+    of its /proc/<pid>/net, or -1.
     """
 
     __slots__ = (
@@ -33,6 +34,7 @@ class Context:
         "job",
         "labels",
         "master",
+        "network",
         "null",
         "root",
         "slave",
@@ -44,7 +46,7 @@ class Context:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        self.root = self.cwd = self.master = self.slave = self.null = -1
+        self.root = self.cwd = self.master = self.slave = self.null = self.network = -1
         self.sources: dict[str, int] = {}
         self.stdio = job.stdio
         self.hidden: list[int] = []
@@ -170,7 +172,7 @@ class Job:
 
     kind: "create", "sandbox" or "exec". `init_pidfd` and `join_flags` are exec's. `filter` is a
     compiled seccomp program, `filter_flags` its flags of seccomp(2). `hook_state`: the state's JSON
-    without what changes (child/hooks.py).
+    without what changes (child/hooks.py). `places` is where the spec has mounts or read-only paths.
     """
 
     kind: str
@@ -181,6 +183,7 @@ class Job:
     inside: tuple[Op, ...] = ()
     last: tuple[Op, ...] = ()
     proc_mounts: tuple[ProcMount, ...] = ()
+    places: tuple[str, ...] = ()
     terminal: bool = False
     native_allowed: bool = True
     hooks_outside: bool = False

@@ -247,4 +247,5 @@ def finish(context: Context, wire: Wire) -> None:
     # A change of ids or capabilities may have made us dumpable by the kernel's own rules.
     prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
     # No fd of the node, not even of a directory, is there when the container's own code runs.
-    fds.close_all_but((0, 1, 2, wire.fileno(), *context.held))
+    shown = {context.network} - {-1}
+    fds.close_all_but((0, 1, 2, wire.fileno(), *context.held, *shown))

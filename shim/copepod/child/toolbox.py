@@ -10,9 +10,12 @@ import os
 import termios
 from typing import TYPE_CHECKING
 
-from copepod.linux import caps, ns
+from copepod.linux import caps, libc, ns
+from copepod.linux import mount as m
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from copepod.child.job import Context, Job
 
 # WASI has no calls for these: one "name value" in each line. The program takes it out of its
@@ -39,8 +42,31 @@ def admit(context: Context) -> None:
     Call it while the node's /proc is there, and in the container's user namespace or before it
     is joined."""
     context.toolbox, context.unseen = True, stays_unseen(context.job)
-    of = str(context.job.init_pid or "self")
-    context.id_maps = (_id_map(f"/proc/{of}/uid_map"), _id_map(f"/proc/{of}/gid_map"))
+    place = f"/proc/{context.job.init_pid or 'self'}"
+    context.id_maps = (_id_map(f"{place}/uid_map"), _id_map(f"{place}/gid_map"))
+    if context.job.proc_mounts:
+        context.network = _alone(f"{place}/net")
+
+
+def _alone(path: str) -> int:
+    """Gives a folder as a read-only mount of its own, from which no `..` leads to the node's /proc
+    for one who gets hold of it; -1 in a user namespace, which may make none."""
+    try:
+        tree = m.open_tree(libc.AT_FDCWD, path, m.OPEN_TREE_CLONE)
+    except PermissionError:
+        return -1
+    m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY, propagation=m.MS_PRIVATE)
+    return tree
+
+
+def folders(context: Context) -> dict[str, str]:
+    """Gives folders that it is shown beside the root, by its names for them: /proc/net leads to
+    /proc/self, which is not there. The process's own working directory is used up for it."""
+    if context.network < 0:
+        return {}
+    os.fchdir(context.network)
+    os.close(context.network)
+    return {"/proc/net": "."}
 
 
 def _id_map(path: str) -> str:
@@ -84,7 +110,23 @@ def environment(context: Context) -> str:
         "gid_map": context.id_maps[1],
         **_rights(job),
     }
-    return f"{VARIABLE}=" + "\n".join(f"{name} {value}" for name, value in words.items())
+    lines = [f"{name} {value}" for name, value in words.items()]
+    return f"{VARIABLE}=" + "\n".join((*lines, *_mounts(job.places)))
+
+
+def _mounts(places: Sequence[str]) -> list[str]:
+    """Which mounts are read-only: the engine has no word for it, and calls a write there an I/O
+    error."""
+    lines = []
+    for place in ("/", *places):
+        if "\n" in place:
+            continue
+        try:
+            flags = os.statvfs(place).f_flag
+        except OSError:
+            continue  # where this user can't go there is nothing to write
+        lines.append(f"{'read_only' if flags & os.ST_RDONLY else 'writable'} {place}")
+    return lines
 
 
 def _rights(job: Job) -> dict[str, str]:

@@ -31,10 +31,10 @@ class Engine:
 
     def __init__(self, limits: Knobs | None, toolbox: Knobs | None = None) -> None:
         from copepod.engine import capi, run
-        from copepod.engine.limits import Knobs
+        from copepod.engine.limits import Knobs, Preopen
 
         capi.library()
-        self._run, self._knobs = run, limits or Knobs()
+        self._run, self._preopen, self._knobs = run, Preopen, limits or Knobs()
         self._toolbox = toolbox or Knobs()
         self._ahead: run.Ahead | None = None
 
@@ -50,11 +50,21 @@ class Engine:
             raise LookupError(str(error)) from None
 
     def link(
-        self, loaded: object, args: list[str], env: list[str], cwd: str, entry: str
+        self,
+        loaded: object,
+        args: list[str],
+        env: list[str],
+        cwd: str,
+        entry: str,
+        folders: dict[str, str],
     ) -> going.Guest:
-        options = self._run.Options(
-            args=args, env=env, cwd=cwd, entry=entry or None, knobs=self._knobs
-        )
+        knobs = self._knobs
+        if folders:
+            more = tuple(
+                self._preopen(path, name, writable=False) for name, path in folders.items()
+            )
+            knobs = replace(knobs, preopens=(*knobs.preopens, *more))
+        options = self._run.Options(args=args, env=env, cwd=cwd, entry=entry or None, knobs=knobs)
         guest: going.Guest = self._run.link(loaded, options)  # type: ignore[arg-type]  # ours
         return guest
 

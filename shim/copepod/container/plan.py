@@ -69,6 +69,7 @@ def create(
         ),
         last=_last(spec, terminal, setup_dev),
         proc_mounts=plan_mounts.procfs(spec),
+        places=plan_mounts.places(spec),
         terminal=terminal,
         hooks_outside=bool(hooks and (hooks.prestart or hooks.create_runtime)),
         container_hooks=plan_process.hooks(hooks.create_container if hooks else ()),

@@ -182,6 +182,12 @@ def frozen(spec: Spec) -> tuple[str, ...]:
     )
 
 
+def places(spec: Spec) -> tuple[str, ...]:
+    """Gives where the spec mounts something or makes what is there read-only."""
+    mounted = (one.destination for one in spec.mounts)
+    return tuple(dict.fromkeys((*mounted, *spec.linux.readonly_paths)))
+
+
 def procfs(spec: Spec) -> tuple[j.ProcMount, ...]:
     """Gives the proc file systems of the spec, which a wasm guest sees in another form."""
     return tuple(

@@ -169,6 +169,7 @@ def exec_job(order: ExecOrder) -> Job:
             replace(one, attributes=one.attributes | m.MOUNT_ATTR_RDONLY)
             for one in plan_mounts.procfs(spec)
         ),
+        places=plan_mounts.places(spec),
         terminal=order.terminal,
         native_allowed=order.native_allowed,
         filter=filter_,

@@ -53,7 +53,12 @@ func (o *copier) each(words []string, do func(from, to string) error) {
 	for _, source := range sources {
 		to := into(c, last, source, false)
 		if err := do(c.path(source), c.path(to)); err != nil {
-			c.failed(source, err)
+			name := source
+			var at *fs.PathError
+			if errors.As(err, &at) && at.Path == c.path(to) {
+				name = to
+			}
+			c.failed(name, err)
 		} else if o.verbose {
 			fmt.Fprintf(c.out, "'%s' -> '%s'\n", source, to)
 		}

@@ -53,7 +53,7 @@ func mkdir(c *call) int {
 			make = os.MkdirAll
 		}
 		if err := make(c.path(word), 0o777); err != nil {
-			c.failed("can't create directory '"+word+"'", err)
+			c.failedAt(word, "can't create directory '"+word+"'", err)
 		} else if *verbose {
 			fmt.Fprintf(c.out, "created directory '%s'\n", word)
 		}
@@ -108,7 +108,7 @@ func rm(c *call) int {
 			err = os.Remove(c.path(word))
 		}
 		if err != nil && !(*force && errors.Is(err, fs.ErrNotExist)) {
-			c.failed("can't remove '"+word+"'", err)
+			c.failedAt(word, "can't remove '"+word+"'", err)
 		} else if err == nil && *verbose {
 			fmt.Fprintf(c.out, "removed '%s'\n", word)
 		}

@@ -158,7 +158,7 @@ func netstat(c *call) int {
 		if !both && !(*tcp && kind[0] == 't' || *udp && kind[0] == 'u') {
 			continue
 		}
-		file, err := openNet(kind)
+		file, err := os.Open("/proc/net/" + kind)
 		if err != nil {
 			continue // IPv6 may be off
 		}
@@ -177,22 +177,6 @@ func netstat(c *call) int {
 		c.say("/proc shows no network here")
 	}
 	return c.status
-}
-
-// openNet opens a file of /proc/net, or of a process's: the tool's own, to which the former leads,
-// is not there.
-func openNet(name string) (*os.File, error) {
-	file, err := os.Open("/proc/net/" + name)
-	if err == nil {
-		return file, nil
-	}
-	found, _ := processes()
-	for _, one := range found {
-		if file, err := os.Open(fmt.Sprintf("/proc/%d/net/%s", one.pid, name)); err == nil {
-			return file, nil
-		}
-	}
-	return nil, err
 }
 
 type netSocket struct {

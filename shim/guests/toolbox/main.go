@@ -44,6 +44,12 @@ type tool func(*call) int
 
 var tools map[string]tool
 
+// writers are the tools that change files.
+var writers = map[string]bool{
+	"cp": true, "dd": true, "gunzip": true, "gzip": true, "ln": true, "mkdir": true, "mv": true,
+	"rm": true, "rmdir": true, "tar": true, "tee": true, "touch": true,
+}
+
 // The map is filled here because the shell and xargs, which are in it, look tools up.
 func init() {
 	tools = map[string]tool{
@@ -181,7 +187,14 @@ func (c *call) say(format string, values ...any) {
 }
 
 // failed says what a system call complained about, in the words that the user gave.
-func (c *call) failed(what string, err error) {
+func (c *call) failed(file string, err error) {
+	c.failedAt(file, file, err)
+}
+
+func (c *call) failedAt(file, what string, err error) {
+	if errors.Is(err, syscall.EIO) && writers[c.name] && readOnly(c.path(file)) {
+		err = syscall.EROFS // which the engine does not know
+	}
 	c.say("%s: %s", what, reason(err))
 }
 

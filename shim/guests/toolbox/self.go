@@ -49,3 +49,12 @@ func idMap(told string) string {
 	}
 	return made.String()
 }
+
+// readOnly tells whether the host has said so of the mount that a file is on.
+func readOnly(file string) bool {
+	for at := path.Clean(file); ; at = path.Dir(at) {
+		if said, known := host.readOnly[at]; known || at == "/" || at == "." {
+			return said
+		}
+	}
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path"
 	"strings"
 )
 
@@ -15,6 +16,7 @@ var host struct {
 	hostname, system, release, version, machine string
 	uidMap, gidMap                              string
 	rights                                      map[string]string
+	readOnly                                    map[string]bool // by mount
 	terminal                                    bool
 }
 
@@ -25,15 +27,18 @@ func readHost() {
 		"system": &host.system, "release": &host.release, "version": &host.version,
 		"machine": &host.machine, "uid_map": &host.uidMap, "gid_map": &host.gidMap,
 	}
-	host.rights = map[string]string{}
+	host.rights, host.readOnly = map[string]string{}, map[string]bool{}
 	for _, line := range strings.Split(os.Getenv(hostVariable), "\n") {
 		name, value, _ := strings.Cut(line, " ")
 		host.rights[name] = value
 		if field, ok := fields[name]; ok {
 			*field = value
 		}
-		if name == "terminal" {
+		switch name {
+		case "terminal":
 			host.terminal = value == "1"
+		case "read_only", "writable":
+			host.readOnly[path.Clean(value)] = name == "read_only"
 		}
 	}
 	os.Unsetenv(hostVariable)

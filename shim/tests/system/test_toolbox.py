@@ -16,7 +16,7 @@ from copepod.config import Config
 from copepod.container import spawn
 from copepod.container.resolver import Resolver
 from copepod.engine.limits import Knobs
-from copepod.image import toolbox
+from copepod.image import sealed, toolbox
 from fakes import walls
 from fakes.walls import bind, cri, nothing_is_left  # noqa: F401
 
@@ -30,6 +30,8 @@ pytestmark = [
 
 # As in the scratch images that the toolbox is for: one static program and nothing else.
 ONLY = "/only"
+# Better code is made behind a start: a test that takes longer would leave that at work.
+QUICK = Knobs(compiler="winch")
 Inside = Callable[..., Awaitable[walls.Result]]
 
 
@@ -60,7 +62,7 @@ def within(
         node = config or Config(cache_dir=str(cache))
 
         async def inside(*args: str, **more: Any) -> walls.Result:
-            resolver = Resolver(node, "/nowhere.sock", order, Knobs(), [], Knobs())
+            resolver = Resolver(node, "/nowhere.sock", order, Knobs(), [], QUICK)
             return await walls.joined(bundle, order, init, *args, resolve=resolver, **more)
 
         try:
@@ -69,6 +71,7 @@ def within(
             init.kill(signal.SIGKILL)
             assert walls.ended(init) == 137
             bundle.close()
+            sealed.forget()
 
     return asyncio.run(main())
 
@@ -155,7 +158,7 @@ def test_it_ends_with_its_container_and_by_signals(cache: Path) -> None:
         order = bundle.order()
         wanted = walls.exec_order(bundle, order, init, ["sleep", "1000"], (-1, -1, -1))
         resolver = Resolver(
-            Config(cache_dir=str(cache)), "/nowhere.sock", order, Knobs(), [], Knobs()
+            Config(cache_dir=str(cache)), "/nowhere.sock", order, Knobs(), [], QUICK
         )
         process = await spawn.exec_(wanted, resolver)
         await process.start()
@@ -170,7 +173,7 @@ def test_a_terminal_has_a_prompt_and_ctrl_d_ends_it(cache: Path) -> None:
         order = bundle.order()
         wanted = walls.exec_order(bundle, order, init, ["sh"], (-1, -1, -1), terminal=True)
         resolver = Resolver(
-            Config(cache_dir=str(cache)), "/nowhere.sock", order, Knobs(), [], Knobs()
+            Config(cache_dir=str(cache)), "/nowhere.sock", order, Knobs(), [], QUICK
         )
         process = await spawn.exec_(wanted, resolver)
         await process.start()
@@ -241,11 +244,44 @@ def test_it_shows_processes_sockets_and_ipc(cache: Path) -> None:
             assert (await inside(*words)).code == 1, words
         found = await inside("netstat", "-ln")
         assert (found.code, found.out.count("\n")) == (0, 1), found
+        assert "lo:" in (await inside("cat", "/proc/net/dev")).out
+        for beyond in ("/proc/net/../status", "/proc/net/../mem", "/proc/net/../../1/status"):
+            assert "Name:" not in (await inside("cat", beyond)).out
         found = await inside("ipcs", "-m")
         assert "Shared Memory Segments" in found.out
         assert found.out.splitlines()[-1].split()[:2] == ["key", "shmid"], found
 
     within(cache, scenario)
+
+
+def test_its_way_to_the_network_leads_nowhere_else(cache: Path) -> None:
+    """A tracer in the container can go through another process's directory and descriptors."""
+    caps = [*walls.CAPS, "CAP_SYS_PTRACE"]
+    tracer = dict.fromkeys(("bounding", "effective", "permitted"), caps)
+    script = (
+        "for a in cwd $(cd /proc/$0; echo fd/[3-9]* fd/1?); do cat /proc/$0/$a/../../1/stat; done"
+    )
+
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> None:
+        order = bundle.order()
+        words = ["sleep", "1000"]
+        wanted = walls.exec_order(bundle, order, init, words, (-1, -1, -1), capabilities=tracer)
+        node = Config(cache_dir=str(cache))
+        process = await spawn.exec_(
+            wanted, Resolver(node, "/nowhere.sock", order, Knobs(), [], QUICK)
+        )
+        await process.start()
+        try:
+            (pid,) = (await inside(f"{ONLY}/pidof", "sleep", capabilities=tracer)).out.split()[:1]
+            seen = await inside(f"{ONLY}/ls", f"/proc/{pid}/cwd/", capabilities=tracer)
+            found = await inside(f"{ONLY}/sh", "-c", script, pid, capabilities=tracer)
+        finally:
+            process.kill(signal.SIGTERM)
+            assert walls.ended(process) == 143
+        assert "tcp" in seen.out, seen
+        assert "(" not in found.out, found
+
+    within(cache, scenario, process__capabilities=tracer)
 
 
 def test_it_copies_in_blocks(cache: Path) -> None:
@@ -284,10 +320,11 @@ def own(cache: Path, *args: str, tail: bytes = b"", **changes: Any) -> walls.Res
         async def resolve(found: spawn.Found) -> spawn.Module:
             wanted = walls.Bundle(spec)
             try:
-                resolver = Resolver(node, "/nowhere.sock", wanted.order(), Knobs(), [])
+                resolver = Resolver(node, "/nowhere.sock", wanted.order(), QUICK, [])
                 return await resolver(found)
             finally:
                 wanted.close()
+                sealed.forget()
 
         return await walls.run_async(spec, resolve=resolve)
 
@@ -295,11 +332,12 @@ def own(cache: Path, *args: str, tail: bytes = b"", **changes: Any) -> walls.Res
 
 
 def test_a_container_that_has_it_is_told_the_same(cache: Path) -> None:
-    script = "id; hostname; cat /proc/self/status; env; ls /proc/self/"
+    script = "id; hostname; cat /proc/self/status /proc/net/dev; env; ls /proc/self/"
     found = own(cache, "/bin/sh", "-c", script, process__user={"uid": 1000, "gid": 7})
     lines = found.out.splitlines()
     assert lines[:2] == ["uid=1000(app) gid=7 groups=7", "box"]
     assert status(found.out)["CapBnd"] == "00000000a80425fb"
+    assert "lo:" in found.out
     assert "COPEPOD" not in found.out
     assert found.code != 0
     # Anything else is a guest as all others.
@@ -312,6 +350,30 @@ def test_what_is_masked_in_the_image_is_not_in_its_shell(cache: Path) -> None:
     found = own(cache, "/bin/sh", "-c", "ls", linux__maskedPaths=["/bin/ls"])
     assert (found.out, found.code) == ("/bin/sh: ls: Permission denied\n", 126)
     assert own(cache, "/bin/sh", "-c", "ls -d /bin").out == "/bin\n"
+
+
+def test_a_read_only_file_system_is_called_that(cache: Path) -> None:
+    """The engine says EIO: it has no name for EROFS. Once it has, the shim need not tell."""
+    script = """
+        cd /tmp; touch a /bin/a ../etc/a; mkdir /bin/b; rm /etc/passwd
+        dd if=/etc/passwd of=/bin/c; cp /etc/passwd /bin/d
+        echo x > /bin/e
+    """
+
+    async def scenario(inside: Inside, init: spawn.Process, bundle: walls.Bundle) -> walls.Result:
+        return await inside("sh", "-c", script)
+
+    found = within(cache, scenario, linux__readonlyPaths=["/etc"])
+    *said, last = found.out.splitlines()
+    assert [line.removesuffix(": Read-only file system") for line in said] == [
+        "touch: /bin/a",
+        "touch: ../etc/a",
+        "mkdir: can't create directory '/bin/b'",
+        "rm: can't remove '/etc/passwd'",
+        "dd: /bin/c",
+        "cp: /bin/d",
+    ]
+    assert "I/O error" in last
 
 
 def test_it_can_be_switched_off_and_may_be_absent(cache: Path) -> None:

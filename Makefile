@@ -4,7 +4,7 @@ PYTHON = build/venv/bin/python
 RUN = PYTHONPATH=shim:api:api/ttrpc:cri-tests $(PYTHON)
 RIG = $(RUN) -m rig
 
-.PHONY: help build toolbox test lint proto demo containerd-matrix guests critest soak bench e2e vm packages clean
+.PHONY: help build toolbox test lint proto demo containerd-matrix guests critest critest-wasm soak bench e2e vm packages clean
 
 help: ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 20
@@ -27,11 +27,14 @@ demo: build ## a wasm pod on one screen, on a private containerd
 containerd-matrix: build ## images, exit codes and bad input on containerd 1.6, 1.7 and 2.4
 	@$(RIG) matrix
 
-guests: build ## guests of five compilers x what they do, in pods; compiling and limits
+guests: build ## guests of five compilers x what they do, in pods; compiling, limits, Go's own tests
 	@$(RIG) guests
 
 critest: build ## CRI's validation suite, ours and runc side by side
 	@$(RIG) critest
+
+critest-wasm: build ## the same suite with wasm images: the toolbox and web servers of ours
+	@$(RIG) critest --wasm
 
 soak: build ## 500 containers' lives in random order, with kill -9 at shims and containers
 	@$(RIG) soak

@@ -113,7 +113,10 @@ int main(int argc, char **argv) {
     if (!strcmp(verb, "write")) return write_file(first, second);
     if (!strcmp(verb, "time")) return clock_and_random();
     if (!strcmp(verb, "grow")) return grow();
-    if (!strcmp(verb, "serve")) return net_serve(atoi(first), argc > 3 ? second : NULL);
+    if (!strcmp(verb, "serve")) {
+        if (argc > 4) printf("%s\n", argv[4]); /* a title, for those who look for it */
+        return net_serve(atoi(first), argc > 3 ? second : NULL);
+    }
     if (!strcmp(verb, "connect")) return net_connect(first, atoi(second), argc > 4 ? argv[4] : "");
     if (!strcmp(verb, "lookup")) return net_lookup(first);
     fprintf(stderr, "guest: unknown command %s\n", verb);

@@ -37,7 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     e2e.add_argument("--focus", default="", help="a regular expression of row names")
     e2e.add_argument("--keep", type=Path, help="where the logs go")
     guests = command("guests", "each guest and each feature, and what compiling costs", "2.4.2")
-    guests.add_argument("--focus", default="", help="of guests, once, cold, tiers, limits: a regex")
+    what = "of guests, once, cold, tiers, limits, std: a regular expression"
+    guests.add_argument("--focus", default="", help=what)
     bench = command("bench", "ours and runc in turn", "2.4.2")
     bench.add_argument("--rounds", type=int, default=15)
     bench.add_argument("--focus", default="", help="of runs, execs, shims, pods, memory: a regex")

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from rig import compiling, components, guests, images, leaks
+from rig import compiling, components, go_std, guests, images, leaks
 from rig.cell import Cell
 from rig.components import Absent
 from rig.containerd import Containerd
@@ -333,6 +333,7 @@ def _rows(
             with _peer(pods, found) as peer:
                 report.console.print(_guest_rows(report, pods, found, peer))
         compiling.rows(report, pods, focus)
+        go_std.rows(report, pods, focus)
         report.count("nothing is left behind", lambda: _settled(node, before))
 
 

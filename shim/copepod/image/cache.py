@@ -262,7 +262,8 @@ def _sweep_one(path: str, lock: str) -> None:
     try:
         fd = locks.attempt(lock)
     except OSError:
-        return
+        # On a full disk there may be no room for a lock, but then nobody else can have made one.
+        fd = locks.BUSY if os.path.lexists(lock) else locks.NOWHERE
     if fd != locks.BUSY:
         _unlink(path)
         locks.release(fd, lock)

@@ -11,6 +11,7 @@ import pytest
 
 from copepod import errors
 from copepod.engine import artifact
+from copepod.image import locks
 from copepod.image.cache import Cache
 
 KEY = "50.0.1-x86_64-cranelift-0123456789abcdef"
@@ -333,6 +334,25 @@ def test_stale_staged_files_are_swept(cache: Cache) -> None:
     (Path(cache.root) / KEY / f"{'cd' * 32}.lock").write_text("")
     cache.prune()
     assert os.listdir(f"{cache.root}/{KEY}") == [f"{DIGEST}.cwasm"]
+
+
+def test_a_full_disk_is_swept(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.close(cache.compile_once(KEY, DIGEST, builder()))
+    folder = Path(cache.root) / KEY
+    held = "cd" * 32
+    for name in (f".staged-{DIGEST}-12345", f".staged-{held}-12345", f"{held}.lock"):
+        (folder / name).write_text("")
+
+    def full(_path: str) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(locks, "attempt", full)
+    cache.prune()
+    names = {f"{DIGEST}.cwasm", f".staged-{held}-12345", f"{held}.lock"}
+    assert set(os.listdir(folder)) == names
+    monkeypatch.undo()
+    cache.prune()
+    assert os.listdir(folder) == [f"{DIGEST}.cwasm"]
 
 
 def test_verify_says_why(cache: Cache) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ def parsed(*words: str) -> argparse.Namespace:
 
 
 def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _fd: True)
     monkeypatch.setenv("FROM_HERE", "1")
     args = parsed("-e", "A=b c", "-e", "FROM_HERE", "-v", f"{tmp_path}:/data:ro", "--rm", "-it",
                   "--memory", "64M", "-w", "/d", "--annotation", "copepod.dev/x=1",
@@ -42,12 +44,16 @@ def test_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (("-v", "/tmp:rel", "x"), "write SOURCE:/TARGET"),
         (("-v", "/nonexistent:/a", "x"), "there is no /nonexistent"),
         (("--rm", "-d", "x"), "exclude each other"),
+        (("-t", "x"), "-t: there is no terminal"),
         (("--memory", "lots", "x"), "is no size"),
         (("--cpus", "many", "x"), "--cpus many: write a number"),
         (("--cpus", "0", "x"), "--cpus 0: write a number"),
     ],
 )
-def test_refused_options(words: tuple[str, ...], sentence: str) -> None:
+def test_refused_options(
+    words: tuple[str, ...], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "isatty", lambda _fd: False)
     with pytest.raises(errors.InvalidArgument, match=sentence):
         run.options(parsed(*words))
 
@@ -124,7 +130,7 @@ def test_a_file_that_is_not_there_is_not_looked_for_in_a_registry(
     image: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert command.run(["run", image]) == 1
+    assert command.run(["run", image]) == 125
     assert capsys.readouterr().err == f"copepod: there is no file {image}\n"
 
 
@@ -140,3 +146,26 @@ def test_a_pid_that_was_never_written_is_not_waited_for(tmp_path: Path) -> None:
         signal.alarm(30)  # the default action: it ends the test's process
         assert ports._pid(str(tmp_path / "pid"), ctr) == 0
         signal.alarm(0)
+
+
+CTR = """#!/bin/sh
+case "$*" in
+    *version*) echo "Server:"; echo "  Version:  v1.7.24" ;;
+    *"images ls"*) echo r.example/a:1 ;;
+    *" made") while [ "$1" != --pid-file ]; do shift; done; echo 1 >"$2"; exit 1 ;;
+    *) echo "ctr: no such thing" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_a_container_that_ends_with_1_is_not_one_that_could_not_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "ctr").write_text(CTR)
+    (tmp_path / "ctr").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    words = ["run", "--address", "/none", "--rm"]
+    assert command.run([*words, "--name", "made", "r.example/a:1"]) == 1
+    assert command.run([*words, "--name", "other", "r.example/a:1"]) == 125
+    assert command.run([*words, "r.example/b:1"]) == 125
+    assert command.run([*words, "--memory", "x", "r.example/a:1"]) == 125

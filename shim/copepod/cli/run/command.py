@@ -21,6 +21,7 @@ from copepod.cli.node import runtime
 from copepod.cli.run import ports
 from copepod.cli.system import System
 
+NOT_STARTED = 125  # as other tools of this kind have it
 _CPUS = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,75}")  # containerd's identifiers
 
@@ -28,8 +29,18 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,75}")  # containerd's identifie
 def run(args: argparse.Namespace, system: System) -> int:
     """Runs a wasm file or an image as a container; gives the container's exit code.
 
-    125 is ours: the container could not be started.
+    125 is ours: the container could not be made or started.
     """
+    try:
+        return _whole(args, system)
+    except errors.Error as error:
+        out.error(str(error))
+    except OSError as error:
+        out.error(errors.to_status(error)[1])
+    return NOT_STARTED
+
+
+def _whole(args: argparse.Namespace, system: System) -> int:
     options(args)  # what is wrong with them is said before anything is done
     if _is_path(args.image) and not os.path.isfile(args.image):
         raise errors.NotFound(f"there is no file {args.image}")
@@ -110,6 +121,8 @@ def _run(
             if listeners:
                 ports.serve(listeners, published, pid_file, child, detached=args.detach)
             code = child.wait()
+            if code and not os.path.exists(pid_file):
+                code = NOT_STARTED  # ctr's own 1, which could be the container's
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
@@ -121,6 +134,8 @@ def _run(
 def options(args: argparse.Namespace) -> list[str]:
     """The flags of `ctr run` that say what the arguments say."""
     words = ["--runtime", runtime.TYPE]
+    if args.tty and not any(map(os.isatty, (0, 1, 2))):
+        raise errors.InvalidArgument("-t: there is no terminal here to give to the container")
     if args.detach and args.rm:
         raise errors.InvalidArgument("--rm and --detach exclude each other")
     words += [

@@ -414,3 +414,29 @@ def test_a_docker_config_that_is_not_dockers(
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(errors.InvalidArgument, match=r"config\.json is not as Docker writes it: "):
         registry.credentials("r.example", None, False)
+
+
+CTR = """#!/bin/sh
+case "$*" in
+    *version*) echo "Server:"; echo "  Version:  2.1.0" ;;
+    *--help*) echo "   --no-unpack   Skip unpacking"; $local ;;
+    *) echo "$*" >>$log ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("local", [True, False])
+def test_ctr_gets_the_flags_that_it_knows(
+    local: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the one on PATH, whatever the containerd at --address is."""
+    log = tmp_path / "log"
+    said = 'echo "   --local   Run locally"' if local else "true"
+    (tmp_path / "ctr").write_text(CTR.replace("$local", said).replace("$log", str(log)))
+    (tmp_path / "ctr").chmod(0o755)
+    (tmp_path / "a.wasm").write_bytes(WASM)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    words = ["image", "build", str(tmp_path / "a.wasm"), "--import", "--format", "artifact"]
+    assert command.run([*words, "--address", "/none"]) == 0
+    flags = "--no-unpack --all-platforms --local" if local else "--no-unpack --all-platforms"
+    assert f" images import {flags} /" in log.read_text()

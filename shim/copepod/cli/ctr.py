@@ -8,7 +8,10 @@ from __future__ import annotations
 import json
 import os
 import re
+import subprocess
+import tempfile
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import Any
 
 from copepod import errors
@@ -56,6 +59,11 @@ class Ctr:
 
     def entrypoint(self, image: str) -> list[str]:
         """What an image runs before the arguments: `ctr run` would put these in its place."""
+        config = self._content(self.manifest(image)["config"]["digest"]).get("config") or {}
+        return list(config.get("Entrypoint") or ())
+
+    def manifest(self, image: str) -> Any:
+        """An image's manifest, if there are several the one for this machine."""
         listed = self.must("containerd does not list its images", "images", "ls", f"name=={image}")
         digests = re.findall(r"sha256:[0-9a-f]{64}", listed.out)
         if not digests:
@@ -63,8 +71,21 @@ class Ctr:
         doc = self._content(digests[0])
         if "manifests" in doc:
             doc = self._content(_for_host(doc["manifests"]))
-        config = self._content(doc["config"]["digest"]).get("config") or {}
-        return list(config.get("Entrypoint") or ())
+        return doc
+
+    def blob(self, digest: str) -> bytes:
+        """The bytes that containerd has under a digest, which is checked (errors.DataLoss)."""
+        with tempfile.TemporaryFile() as file:
+            argv = self.argv("content", "get", digest)
+            done = subprocess.run(argv, stdout=file, stderr=subprocess.PIPE, timeout=600)
+            file.seek(0)
+            data = file.read()
+        if done.returncode:
+            why = done.stderr.decode(errors="replace").strip()
+            raise errors.Unavailable(f"containerd does not give {digest}: {_clean(why)}")
+        if f"sha256:{sha256(data).hexdigest()}" != digest:
+            raise errors.DataLoss(f"containerd has other bytes under {digest}: pull it again")
+        return data
 
     def _content(self, digest: str) -> Any:
         answer = self.must(f"containerd does not give {digest}", "content", "get", digest)

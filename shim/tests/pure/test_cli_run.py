@@ -8,12 +8,14 @@ import os
 import signal
 import socket
 import subprocess
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
 from copepod import errors
 from copepod.cli import cache, command
+from copepod.cli.image import oci
 from copepod.cli.run import command as run
 from copepod.cli.run import ports
 
@@ -148,22 +150,58 @@ def test_a_pid_that_was_never_written_is_not_waited_for(tmp_path: Path) -> None:
         signal.alarm(0)
 
 
+# What it imports it keeps; $blobs holds its content by digest.
 CTR = """#!/bin/sh
 case "$*" in
-    *version*) echo "Server:"; echo "  Version:  v1.7.24" ;;
-    *"images ls"*) echo r.example/a:1 ;;
-    *" made") while [ "$1" != --pid-file ]; do shift; done; echo 1 >"$2"; exit 1 ;;
+    *version*) echo "Server:"; echo "  Version:  2.1.0" ;;
+    *"images ls -q") echo r.example/a:1; echo r.example/wasm:1 ;;
+    *"images ls name==r.example/a:1") echo "r.example/a:1 type $image" ;;
+    *"images ls name==r.example/wasm:1") echo "r.example/wasm:1 type $artifact" ;;
+    *"content get"*) for digest; do :; done; cat "$blobs/$digest" ;;
+    *"images import"*) for archive; do :; done; cp "$archive" "$blobs/imported" ;;
+    *" made") echo "$*" >$blobs/run; while [ "$1" != --pid-file ]; do shift; done; echo 1 >"$2"
+        exit 1 ;;
     *) echo "ctr: no such thing" >&2; exit 1 ;;
 esac
 """
 
 
-def test_a_container_that_ends_with_1_is_not_one_that_could_not_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "ctr").write_text(CTR)
+@pytest.fixture
+def blobs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Puts such a ctr on PATH, with an ordinary image and an artifact."""
+    modules = [oci.Module("a.wasm", b"\0asm1"), oci.Module("b.wasm", b"\0asm2")]
+    image = oci.image(modules, oci.Settings(), ["linux/amd64"])
+    artifact = oci.artifact(modules, oci.Settings())
+    folder = tmp_path / "blobs"
+    folder.mkdir()
+    for made in (image, artifact):
+        for blob in (*made.blobs, made.root):
+            (folder / blob.digest).write_bytes(blob.data)
+    text = CTR.replace("$image", image.root.digest).replace("$artifact", artifact.root.digest)
+    (tmp_path / "ctr").write_text(text.replace("$blobs", str(folder)))
     (tmp_path / "ctr").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    return folder
+
+
+def test_an_artifact_is_run_as_an_ordinary_image(
+    blobs: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """ctr refuses the type of an artifact's config."""
+    words = ["run", "--address", "/none", "--name", "made"]
+    assert command.run([*words, "r.example/wasm:1"]) == 1
+    made, name = oci.read_archive((blobs / "imported").read_bytes(), "imported")
+    assert oci.wasm_in(made) == [("/a.wasm", b"\0asm1"), ("/b.wasm", b"\0asm2")]
+    assert name == f"copepod.local/wasm:{made.root.digest[7:19]}"
+    assert f" {name} made" in (blobs / "run").read_text()
+    second = sha256(b"\0asm2").hexdigest()
+    (blobs / f"sha256:{second}").write_bytes(b"other")
+    assert command.run([*words, "r.example/wasm:1"]) == 125
+    assert "containerd has other bytes under sha256:" in capfd.readouterr().err
+
+
+@pytest.mark.usefixtures("blobs")
+def test_a_container_that_ends_with_1_is_not_one_that_could_not_be_made() -> None:
     words = ["run", "--address", "/none", "--rm"]
     assert command.run([*words, "--name", "made", "r.example/a:1"]) == 1
     assert command.run([*words, "--name", "other", "r.example/a:1"]) == 125

@@ -20,6 +20,7 @@ from copepod.cli.image import command, files, oci
 from copepod.cli.node import runtime
 from copepod.cli.run import ports
 from copepod.cli.system import System
+from copepod.image import layers
 
 NOT_STARTED = 125  # as other tools of this kind have it
 _CPUS = re.compile(r"\d{1,6}(\.\d{1,6})?", re.ASCII)
@@ -50,6 +51,9 @@ def _whole(args: argparse.Namespace, system: System) -> int:
     else:
         image, made_here = files.image_name(_qualified(args.image), ""), False
         _pull(client, image)
+        ordinary = _ordinary(client, image)
+        if ordinary:
+            image, made_here = ordinary, True
     name = args.name or f"{_stem(args.image)}-{secrets.token_hex(3)}"
     if not _NAME.fullmatch(name):
         raise errors.InvalidArgument(f"{name!r} can't be a container's name")
@@ -69,6 +73,28 @@ def _load(client: ctr.Ctr, path: str, system: System) -> str:
     image = f"copepod.local/{_stem(path)}:{made.root.digest[7:19]}"
     command.load(client, made, image, unpack=True)
     return image
+
+
+def _ordinary(client: ctr.Ctr, image: str) -> str:
+    """Makes an ordinary image of a wasm artifact, whose config `ctr run` does not take; gives its
+    name, "" where there is nothing to be done."""
+    manifest = client.manifest(image)
+    if manifest["config"].get("mediaType") != oci.WASM_CONFIG:
+        return ""
+    modules: dict[str, oci.Module] = {}
+    for number, layer in enumerate(manifest["layers"]):
+        if layer.get("mediaType") in layers.WASM_MEDIA_TYPES:
+            title = (layer.get("annotations") or {}).get(oci.TITLE) or ""
+            name = os.path.basename(title.rstrip("/"))
+            if name in ("", ".", "..") or name in modules:
+                name = f"{number}.wasm"
+            modules[name] = oci.Module(name, client.blob(layer["digest"]))
+    if not modules:
+        raise errors.InvalidArgument(f"{image} has no wasm layer: there is nothing to run")
+    made = oci.image(list(modules.values()), oci.Settings(), [files.host_platform()])
+    ordinary = f"copepod.local/{_stem(image)}:{made.root.digest[7:19]}"
+    command.load(client, made, ordinary, unpack=True)
+    return ordinary
 
 
 def _stem(image: str) -> str:

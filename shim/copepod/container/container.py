@@ -63,9 +63,9 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     knobs = _knobs(node, loaded)
     record = Record(wanted.bundle)
     async with AsyncExitStack() as undo:
-        undo.callback(record.forget)
+        undo.callback(_forget, record)
         undo.push_async_callback(_poststop, node, wanted, loaded)
-        group = await _make_cgroup(loaded, record, wanted.id, undo)
+        group = await _make_cgroup(node, loaded, record, wanted.id, undo)
         own_netns = _wants_netns(loaded)
         if own_netns:
             record.netns = netns_name(wanted.bundle)
@@ -117,7 +117,7 @@ def _knobs(node: Node, loaded: spec.Spec) -> limits.Knobs:
 
 
 async def _make_cgroup(
-    loaded: spec.Spec, record: Record, name: str, undo: AsyncExitStack
+    node: Node, loaded: spec.Spec, record: Record, name: str, undo: AsyncExitStack
 ) -> cgroup.Cgroup:
     group = cgroup.make(loaded, name)
     record.wanted = group.paths
@@ -125,8 +125,25 @@ async def _make_cgroup(
     await group.create()
     record.wanted, record.cgroups = (), group.paths
     # Not before: a group that is refused because others are in it is not to be killed as ours.
-    undo.push_async_callback(group.remove)
+    undo.push_async_callback(_free_cgroup, node, group, record, name)
     return group
+
+
+async def _free_cgroup(node: Node, group: cgroup.Cgroup, record: Record, name: str) -> None:
+    """Ends what is left in it first: a hook's own child, or one that makes better code."""
+    try:
+        group.kill()
+        await group.remove()
+        record.cgroups = ()
+    except (OSError, errors.Error) as error:
+        # What failed before is what the user must hear.
+        node.log.warning("not all could be freed", id=name, error=error)
+
+
+def _forget(record: Record) -> None:
+    """What could not be freed is left to `delete`, by the record."""
+    if not record.cgroups:
+        record.forget()
 
 
 def _wants_netns(loaded: spec.Spec) -> bool:

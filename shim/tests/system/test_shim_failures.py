@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 import ttrpc
-from copepod import answers, spec
+from copepod import answers, config, spec
 from copepod.child import idmap
 from copepod.container import cgroup_mounts, cgroup_tree, container, record
+from copepod.engine import limits
+from copepod.log import Log
 from copepod.task import cleanup
 from copepod_api import task_v2_pb2 as pb
 from fakes import shimhost, walls
@@ -28,15 +30,23 @@ from fakes.walls import cri
 pytestmark = walls.needs
 IDLE = ("sleep", "1000")
 LIMIT = 60.0
+NODE = container.Node(config.Config(), limits.node({}), "", Log(fd=-1))
+# Leaves a process in the container's cgroup, $1, and fails.
+STRAY = """#!/bin/sh
+sleep 1000 <&- >&- 2>&- &
+echo $! > $1/cgroup.procs
+echo no such thing
+exit 1
+"""
 
 
 def scenario(
-    body: Callable[[shimhost.Shim], Awaitable[None]], config: str = "", **changes: Any
+    body: Callable[[shimhost.Shim], Awaitable[None]], settings: str = "", **changes: Any
 ) -> None:
     """Runs `body` with a shim of its own, and with a limit."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(LIMIT), shimhost.Shim(cri(*IDLE, **changes), config) as shim:
+        async with asyncio.timeout(LIMIT), shimhost.Shim(cri(*IDLE, **changes), settings) as shim:
             await body(shim)
 
     asyncio.run(bounded())
@@ -52,14 +62,14 @@ def groups(name: str) -> list[str]:
     [("nativ = 1", "unknown key nativ"), ("[guest]\nnope = 1", "no such key"), ("=", "not TOML")],
 )
 def test_a_wrong_configuration_is_told_at_create(tmp_path: Path, text: str, said: str) -> None:
-    config = tmp_path / "config.toml"
-    config.write_text(text)
+    settings = tmp_path / "config.toml"
+    settings.write_text(text)
 
     async def body(shim: shimhost.Shim) -> None:
         with pytest.raises(ttrpc.Error, match=f"config.toml.*{said}"):
             await shim.create()
 
-    scenario(body, str(config))
+    scenario(body, str(settings))
 
 
 def test_a_create_that_fails_at_its_last_step_leaves_nothing(tmp_path: Path) -> None:
@@ -85,6 +95,28 @@ def test_a_create_that_fails_at_its_last_step_leaves_nothing(tmp_path: Path) -> 
     scenario(body, linux__namespaces=namespaces, hooks=hooks)
 
 
+def test_a_failed_create_ends_what_is_in_its_cgroup_and_says_what_failed(tmp_path: Path) -> None:
+    hook = tmp_path / "stray"
+    hook.write_text(STRAY)
+    hook.chmod(0o755)
+    folder = f"{_points()[0]}/copepod-{os.getpid()}-box"
+
+    async def body(shim: shimhost.Shim) -> None:
+        with pytest.raises(ttrpc.Error, match="no such thing"):
+            await shim.create()
+        assert groups(shim.bundle.spec["linux"]["cgroupsPath"]) == []
+
+    hooks = {"createRuntime": [{"path": str(hook), "args": ["stray", folder]}]}
+    scenario(body, hooks=hooks)
+
+
+def _points() -> list[str]:
+    """Where the cgroup hierarchies are mounted."""
+    host = cgroup_mounts.host()
+    points = {one.point for one in host.v1.values()} or {host.unified.point}  # type: ignore[union-attr]
+    return sorted(points)
+
+
 def test_a_stranger_knows_of_cgroups_before_there_are_any(tmp_path: Path) -> None:
     """A shim may be killed while it makes them."""
     text = json.dumps(cri(*IDLE, linux__cgroupsPath=f"/copepod-{os.getpid()}-early"))
@@ -94,16 +126,14 @@ def test_a_stranger_knows_of_cgroups_before_there_are_any(tmp_path: Path) -> Non
     async def body() -> None:
         async with AsyncExitStack() as undo:
             with pytest.raises(FileNotFoundError):
-                await container._make_cgroup(loaded, kept, "early", undo)
+                await container._make_cgroup(NODE, loaded, kept, "early", undo)
             assert groups(loaded.linux.cgroups_path) == []
 
     asyncio.run(body())
 
 
 def test_delete_removes_cgroups_that_were_being_made(tmp_path: Path) -> None:
-    host = cgroup_mounts.host()
-    points = {one.point for one in host.v1.values()} or {host.unified.point}  # type: ignore[union-attr]
-    top = f"{min(points)}/copepod-{os.getpid()}"
+    top = f"{_points()[0]}/copepod-{os.getpid()}"
     mine, others, never = f"{top}-mine", f"{top}-others", f"{top}-never"
     for path in (mine, others):
         os.mkdir(path)

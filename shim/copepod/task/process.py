@@ -127,13 +127,11 @@ class Process:
         await asyncio.shield(self._exit)
 
     async def give_up_start(self) -> None:
-        """Ends a Start that is at work: what it has made by then is undone, or killed."""
-        starting = self.starting
-        if starting is None:
-            return
-        starting.cancel()
-        await asyncio.wait([starting])
-        if self.handle is not None and self.status is not Status.STOPPED:
+        """Ends a Start that is at work, and kills what a Start has made that did not succeed."""
+        if self.starting is not None:
+            self.starting.cancel()
+            await asyncio.wait([self.starting])
+        if self.handle is not None and self.status is Status.CREATED:
             try:
                 self.handle.kill(SIGKILL)
             except errors.NotFound:

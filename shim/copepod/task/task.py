@@ -89,7 +89,7 @@ class Task:
         self.id = init.container_id
         self.execs: dict[str, Process] = {}
         self.deleting = asyncio.Lock()
-        self._ending = False
+        self._ending = self._killed_early = False
         self._publish, self._log = publish, log
         init.adopt(container.init, self._init_exited)
         container.watch_oom(self._oom)
@@ -126,9 +126,15 @@ class Task:
             self.container.kill_all(signum)
         else:
             self.process(exec_id).kill(signum)
-        if signum == SIGKILL and self.init.status is Status.PAUSED:
-            # A frozen process of cgroup v1 dies only once it is thawed.
+        if signum == SIGKILL:
+            self._thaw_killed()
+
+    def _thaw_killed(self) -> None:
+        """A frozen process of cgroup v1 dies only once it is thawed."""
+        if self.init.status is Status.PAUSED:
             self._background(self.resume())
+        elif self.init.status is Status.PAUSING:
+            self._killed_early = True
 
     def _background(self, work: Coroutine[object, object, None]) -> None:
         asyncio.ensure_future(work).add_done_callback(self._note_failure)
@@ -232,7 +238,7 @@ class Task:
     async def pause(self) -> None:
         """Freezes the container."""
         check(Verb.PAUSE, self.init.status, self.id)
-        self.init.status = Status.PAUSING
+        self.init.status, self._killed_early = Status.PAUSING, False
         try:
             await self.container.pause()
         except BaseException:
@@ -242,6 +248,8 @@ class Task:
         if self.init.status is Status.PAUSING:
             self.init.status = Status.PAUSED
         self._publish("/tasks/paused", events_pb2.TaskPaused(container_id=self.id))
+        if self._killed_early:
+            self._thaw_killed()
 
     async def resume(self) -> None:
         """Thaws the container."""

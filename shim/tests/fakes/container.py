@@ -60,6 +60,9 @@ class FakeContainer:
         self.oom: Callable[[], None] = lambda: None
         self.oom_at_exit = False
         self.slow_one_is_made, self.gate = asyncio.Event(), asyncio.Event()
+        self.freezing, self.resumed = asyncio.Event(), asyncio.Event()
+        self.frozen = asyncio.Event()
+        self.frozen.set()
 
     def pids(self) -> list[int]:
         """Whoever has an open pidfd."""
@@ -82,12 +85,15 @@ class FakeContainer:
         """Fine."""
 
     async def pause(self) -> None:
-        """Noted."""
+        """Noted; takes as long as the test says."""
         self.calls.append("pause")
+        self.freezing.set()
+        await self.frozen.wait()
 
     async def resume(self) -> None:
         """Noted."""
         self.calls.append("resume")
+        self.resumed.set()
 
     async def update(self, resources: bytes) -> None:
         """Noted."""
@@ -100,7 +106,7 @@ class FakeContainer:
         if process == b"slow":
             self.slow_one_is_made.set()
             await self.gate.wait()
-        handle = FakeHandle(self.exec_argv)
+        handle = FakeHandle(self.exec_argv, fail=process == b"not started")
         self.handles.append(handle)
         return handle
 

@@ -291,6 +291,42 @@ def test_a_start_at_work_ends_with_its_container() -> None:
     assert run(body).topics == ["create", "start", "exec-added", "exit", "delete"]
 
 
+def test_an_exec_that_failed_to_start_is_gone_with_its_delete() -> None:
+    async def body(bench: Bench) -> None:
+        service = bench.service
+        await bench.made_and_started()
+        request = pb.ExecProcessRequest(id="c", exec_id="e")
+        request.spec.value = b"not started"
+        await service.exec(request, CTX)
+        with pytest.raises(errors.StepFailed):
+            await service.start(pb.StartRequest(id="c", exec_id="e"), CTX)
+        answer = await service.delete(pb.DeleteRequest(id="c", exec_id="e"), CTX)
+        assert answer.exit_status == 137
+        await bench.end()
+
+    run(body)
+
+
+def test_a_container_that_is_killed_while_it_is_being_frozen_is_thawed() -> None:
+    async def body(bench: Bench) -> None:
+        service = bench.service
+        await bench.made_and_started()
+        box = bench.made[0]
+        box.frozen.clear()
+        # Whoever a fake signals dies at once; this one outlives it, as a frozen process does.
+        box.init.kill = lambda signum: None  # type: ignore[method-assign]
+        pausing = asyncio.ensure_future(service.pause(pb.PauseRequest(id="c"), CTX))
+        await box.freezing.wait()
+        await service.kill(pb.KillRequest(id="c", signal=9), CTX)
+        box.frozen.set()
+        await pausing
+        await box.resumed.wait()
+        del box.init.kill
+        await bench.end()
+
+    run(body)
+
+
 def test_oom_is_told_before_the_exit() -> None:
     async def body(bench: Bench) -> None:
         await bench.made_and_started()

@@ -63,7 +63,7 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     knobs = _knobs(node, loaded)
     record = Record(wanted.bundle)
     async with AsyncExitStack() as undo:
-        undo.callback(_forget, record)
+        undo.callback(record.forget_if_freed)
         undo.push_async_callback(_poststop, node, wanted, loaded)
         group = await _make_cgroup(node, loaded, record, wanted.id, undo)
         own_netns = _wants_netns(loaded)
@@ -138,12 +138,6 @@ async def _free_cgroup(node: Node, group: cgroup.Cgroup, record: Record, name: s
     except (OSError, errors.Error) as error:
         # What failed before is what the user must hear.
         node.log.warning("not all could be freed", id=name, error=error)
-
-
-def _forget(record: Record) -> None:
-    """What could not be freed is left to `delete`, by the record."""
-    if not record.cgroups:
-        record.forget()
 
 
 def _wants_netns(loaded: spec.Spec) -> bool:

@@ -69,6 +69,11 @@ class Record:
             except FileNotFoundError:
                 pass
 
+    def forget_if_freed(self) -> None:
+        """As `forget`, unless it names cgroups: what could not be freed is left to `delete`."""
+        if not self.cgroups:
+            self.forget()
+
     def set_process(self, pid: int) -> None:
         """Remembers a process so that its number alone, used again, is not taken for it."""
         self.pid, self.starttime = pid, starttime(pid)

@@ -5,16 +5,21 @@ outside; ids, paths and numbers that differ for every container are replaced by 
 """
 
 import itertools
+import json
 import os
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rig import images, procs
+from rig import guests, images, procs
 from rig.cri import Pods
 from rig.leaks import CGROUPS
+from rig.piped import Piped
 from rig.runs import Runner
+from rig.shell import run
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "time", "user", "uts")
 # What proc_pid_status(5) tells of rights and signals; pids, memory and switches are left out.
@@ -51,6 +56,7 @@ echo "== sysctl"; cd /proc/sys; for f in net/ipv4/ip_unprivileged_port_start \
 echo "== stat"; cat /proc/1/stat
 echo "== end"
 """
+_SCRIPT_OF_ITSELF = _SCRIPT.replace("/proc/1/", "/proc/$$/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +87,63 @@ def of_run(runner: Runner, *flags: str) -> Walls:
         facts |= outside(runner.pid(name), runner.node.pid, (name, runner.node.cell.name))
         runner.kill(name, "SIGKILL")
         running.wait(30)
+    return Walls(facts)
+
+
+def of_spec(runner: Runner, change: Callable[[dict[str, Any]], None]) -> Walls:
+    """The walls of a busybox container with ctr's default config.json, changed; its root is a
+    folder of its own."""
+    name = f"walls-{runner.new_name()}"
+    home = runner.node.cell.home / name
+    root = home / "root"
+    for folder in ("bin", "etc", "proc", "sys", "dev", "tmp", "run"):
+        (root / folder).mkdir(parents=True)
+    shutil.copy(guests.busybox(), root / "bin/busybox")
+    for word in run([guests.busybox(), "--list"]).out.split():
+        if word != "busybox":
+            (root / "bin" / word).symlink_to("busybox")
+    document = json.loads(runner.node.ctr("oci", "spec").out)
+    document["root"] = {"path": str(root)}
+    document["process"]["args"] = ["sh", "-c", f"{_SCRIPT}\nsleep 1000 & wait"]
+    document["process"]["env"] = ["PATH=/bin"]
+    document["linux"]["cgroupsPath"] = f"/{runner.namespace}/{name}"
+    change(document)
+    (home / "config.json").write_text(json.dumps(document))
+    words = ["run", "--rm", *runner.flags(), "--config", str(home / "config.json"), name]
+    argv = runner.node.ctr_argv(*words, namespace=runner.namespace)
+    with Piped(runner.node.cell.inside(argv)) as running:
+        running.expect("== end")
+        facts = sections(running.out, (name, runner.node.cell.name))
+        facts |= outside(runner.pid(name), runner.node.pid, (name, runner.node.cell.name))
+        runner.kill(name, "SIGKILL")
+        running.wait(30)
+    shutil.rmtree(home)
+    return Walls(facts)
+
+
+def of_exec(runner: Runner, *flags: str) -> Walls:
+    """The walls of a process that joined a busybox container by `ctr tasks exec`."""
+    name = f"walls-{runner.new_name()}"
+    with runner.start(images.BUSYBOX, "sleep", "1000", flags=flags, name=name) as running:
+        pid = runner.wait_running(name)
+        words = ["tasks", "exec", "--exec-id", "more", name, "sh", "-c", _SCRIPT_OF_ITSELF]
+        done = runner.node.ctr(*words, namespace=runner.namespace)
+        facts = sections(done.out, (name, runner.node.cell.name))
+        facts |= outside(pid, runner.node.pid, (name, runner.node.cell.name))
+        runner.kill(name, "SIGKILL")
+        running.wait(30)
+    return Walls(facts)
+
+
+def of_sandbox(pods: Pods, **fields: Any) -> Walls:
+    """The walls of a pod's waiting process."""
+    pod = pods.run(f"walls-{pods.handler}-{next(_numbers)}", **fields)
+    pid = pod.pid
+    status = [_plain(line, ()) for line in Path(f"/proc/{pid}/status").read_text().splitlines()]
+    facts = {"status": [line for line in status if line.split(":")[0] in STATUS]}
+    facts["limits"] = Path(f"/proc/{pid}/limits").read_text().splitlines()
+    facts |= outside(pid, pods.node.pid, (pod.id, pods.node.cell.name))
+    pod.remove()
     return Walls(facts)
 
 

@@ -54,6 +54,8 @@ class OpenRoot:
         if self.clone:
             flags = m.OPEN_TREE_CLONE | libc.AT_RECURSIVE
             context.root = m.open_tree(libc.AT_FDCWD, self.path, flags)
+            # What the node mounts in a folder of its own is not mounted in the container.
+            m.mount_setattr(context.root, propagation=m.MS_PRIVATE, path=self.path)
         else:
             context.root = os.open(self.path, O_PATH | os.O_DIRECTORY)
 

@@ -240,11 +240,11 @@ def _last(spec: Spec, terminal: bool, setup_dev: bool) -> tuple[j.Op, ...]:
 
 
 def _root_propagation(spec: Spec) -> int:
-    """Private and slave are what the root is anyway; shared and unbindable are set at the end."""
+    """What is set at the end, as in runc; private is what the root is anyway."""
     word = spec.linux.rootfs_propagation
     if not word:
         return 0
     given = mount_options.parse((word,)).propagation
     if not given:
         raise errors.InvalidArgument(f"linux.rootfsPropagation: there is no {word!r}")
-    return given[0] if given[0] & (m.MS_SHARED | m.MS_UNBINDABLE) else 0
+    return 0 if given[0] & m.MS_PRIVATE else given[0]

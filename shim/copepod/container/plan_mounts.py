@@ -12,6 +12,7 @@ from copepod.child import cgroupfs, idmap, mounts, ops
 from copepod.child import job as j
 from copepod.container import mount_options
 from copepod.linux import mount as m
+from copepod.values import replace
 
 if TYPE_CHECKING:
     from copepod.container.mount_options import Options
@@ -64,6 +65,7 @@ def clones(
     (those with shared propagation) and after it (user namespaces, id maps)."""
     shared: list[mounts.Clone] = []
     later: list[mounts.Clone] = []
+    whole = spec.linux.rootfs_propagation in ("shared", "rshared")
     for number, one in enumerate(spec.mounts):
         options = _options(one)
         mapped = bool(options.idmap or one.uid_mappings or one.gid_mappings)
@@ -73,7 +75,10 @@ def clones(
                     f"mounts[{number}] {one.destination}: only a bind mount can be id-mapped"
                 )
             continue
-        is_shared = any(kind & m.MS_SHARED for kind in options.propagation)
+        # Mounts get out to the node only where the whole root is meant to be shared. Elsewhere
+        # what is shared is so behind the cut, as in runc.
+        own = options.propagation
+        is_shared = whole and (not own or any(kind & m.MS_SHARED for kind in own))
         if not (is_shared or mapped or in_userns):
             continue
         clone = mounts.Clone(
@@ -107,7 +112,7 @@ def inside(spec: Spec, bundle: str, machine: Machine, taken: frozenset[str]) -> 
         if not destination.startswith("/"):
             destination = f"/{destination}"
         if is_bind(one):
-            steps.append(_bind(one, destination, bundle, str(number), taken))
+            steps.append(_bind(spec, one, destination, bundle, str(number), taken))
         elif one.type in ("cgroup", "cgroup2"):
             steps.append(_cgroup(spec, one, destination, machine))
         else:
@@ -126,8 +131,16 @@ def _attributes(options: Options, *, readonly: bool = True) -> mounts.Attributes
     )
 
 
+def _bound(spec: Spec, options: Options) -> mounts.Attributes:
+    """In a private root nothing comes in from the node, whatever the mount itself says."""
+    found = _attributes(options)
+    if spec.linux.rootfs_propagation != "rprivate":
+        return found
+    return replace(found, propagation=(m.MS_PRIVATE | m.MS_REC, *found.propagation))
+
+
 def _bind(
-    one: Mount, destination: str, bundle: str, key: str, taken: frozenset[str]
+    spec: Spec, one: Mount, destination: str, bundle: str, key: str, taken: frozenset[str]
 ) -> mounts.Bind:
     if not one.source:
         raise errors.InvalidArgument(f"mount {one.destination}: a bind mount needs a source")
@@ -141,7 +154,7 @@ def _bind(
         source=_source(one, bundle),
         destination=destination,
         recursive=_recursive(one),
-        attributes=_attributes(options),
+        attributes=_bound(spec, options),
         exact="remount" not in one.options,
         key=key if key in taken else "",
     )

@@ -364,8 +364,9 @@ def test_killed_before_it_was_started() -> None:
     assert asyncio.run(scenario()) == 137
 
 
-def test_propagation_into_and_out_of_the_container(tmp_path: Path) -> None:
-    """`rshared` lets a mount out, `rslave` lets one in, `rprivate` neither."""
+@pytest.mark.parametrize("root", ["rshared", "rslave", ""])
+def test_propagation_into_and_out_of_the_container(tmp_path: Path, root: str) -> None:
+    """`rshared` lets a mount out if the root does, `rslave` lets one in, `rprivate` neither."""
     from copepod.linux import mount as m
 
     for name in ("shared", "slave", "private"):
@@ -385,13 +386,13 @@ def test_propagation_into_and_out_of_the_container(tmp_path: Path) -> None:
             (tmp_path / name / "inner").mkdir(parents=True)
             (tmp_path / name / "later").mkdir()
             spec["mounts"].append(bind(tmp_path / name, f"/{name}", "rbind", f"r{name}"))
-        spec["linux"]["rootfsPropagation"] = "rshared"
+        spec["linux"]["rootfsPropagation"] = root
         out = asyncio.run(_with_later_mounts(spec, tmp_path))
         points = {line.split()[4] for line in out.splitlines() if " - " in line}
         assert {"/shared/later", "/slave/later"} <= points
         assert "/private/later" not in points
         node = Path("/proc/self/mountinfo").read_text()
-        assert f"{tmp_path}/shared/inner " in node
+        assert (f"{tmp_path}/shared/inner " in node) is (root == "rshared")
         assert f"{tmp_path}/slave/inner " not in node
         assert f"{tmp_path}/private/inner " not in node
     finally:

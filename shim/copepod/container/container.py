@@ -324,7 +324,8 @@ class Container:
         """Writes the exit down; best effort, `delete` reports 137 without it."""
         self._record.exit_status, self._record.exited_at = status, exited_at
         try:
-            self._record.write()
+            if self._record.is_kept():  # else a stranger has freed all of it
+                self._record.write()
         except OSError as error:
             self._node.log.warning("exit not recorded", id=self._wanted.id, error=error)
 

@@ -61,6 +61,10 @@ class Record:
             os.close(fd)
         os.rename(f"{path}.new", path)
 
+    def is_kept(self) -> bool:
+        """Whether the file is there."""
+        return os.access(f"{self.bundle}/{STATE_FILE}", os.F_OK)
+
     def forget(self) -> None:
         """Removes the file: nothing of the container is left on the node."""
         for name in (STATE_FILE, f"{STATE_FILE}.new"):

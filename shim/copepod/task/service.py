@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+# Seconds between an exit and the first look whether containerd still knows of the container.
+PATIENCE = 30.0
 
 
 class Runtime(Protocol):
@@ -56,7 +58,10 @@ class TaskService(TaskBase):
         empty: Callable[[], None],
         namespace: str,
         log: Log,
+        patience: float = PATIENCE,
     ) -> None:
+        self._patience = patience
+        self._outlasting: set[asyncio.Task[None]] = set()
         self._runtime, self._publish, self._empty = runtime, publish, empty
         self._namespace, self._log = namespace, log
         self._tasks: dict[str, Task] = {}
@@ -72,6 +77,10 @@ class TaskService(TaskBase):
         self, request: pb.CreateTaskRequest, ctx: ttrpc.Context
     ) -> pb.CreateTaskResponse:
         """Makes a container and its process, which waits for Start."""
+        old = self._tasks.get(request.id)
+        if old is not None and old.init.status is Status.STOPPED:
+            # containerd knows of no such task: it has had the old one cleaned up by `delete`.
+            await _whole(self._delete(old, ""))
         if request.id in self._tasks or request.id in self._creating:
             raise errors.AlreadyExists(f"container {request.id} exists already")
         if request.checkpoint:
@@ -82,6 +91,9 @@ class TaskService(TaskBase):
         finally:
             self._creating.discard(request.id)
         self._tasks[request.id] = task
+        outlasting = asyncio.create_task(self._outlast(task))
+        self._outlasting.add(outlasting)
+        outlasting.add_done_callback(self._outlasting.discard)
         self._publish("/tasks/create", _create_event(request, task.init.pid))
         return pb.CreateTaskResponse(pid=task.init.pid)
 
@@ -154,6 +166,25 @@ class TaskService(TaskBase):
             await task.delete()
             del self._tasks[task.id]
             return task.init
+
+    async def _outlast(self, task: Task) -> None:
+        """Frees an ended container that nobody will delete, and the shim with the last one.
+
+        A containerd that found this shim too slow (5 s at its own start) has run `delete`, removed
+        the bundle and forgotten both.
+        """
+        await task.init.wait()
+        while self._tasks.get(task.id) is task:
+            await asyncio.sleep(self._patience)
+            if os.access(task.bundle, os.F_OK) or self._tasks.get(task.id) is not task:
+                continue
+            self._log.warning("containerd has forgotten this container", id=task.id)
+            try:
+                await self._delete(task, "")
+            except errors.NotFound:
+                return
+            if not self._tasks and not self._creating:
+                self._empty()
 
     async def pids(self, request: pb.PidsRequest, ctx: ttrpc.Context) -> pb.PidsResponse:
         """Every process of the container; at least its init, until that is deleted.

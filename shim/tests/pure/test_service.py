@@ -25,7 +25,7 @@ TIMEOUT = 20.0
 class Bench:
     """A service, what it published, and the containers it is going to get."""
 
-    def __init__(self) -> None:
+    def __init__(self, patience: float) -> None:
         self.events: list[tuple[str, Message]] = []
         self.container = FakeContainer
         self.made: list[FakeContainer] = []
@@ -37,10 +37,13 @@ class Bench:
             self._empty,
             "ns",
             Log(fd=-1),
+            patience,
         )
+        self.emptied = asyncio.Event()
 
     def _empty(self) -> None:
         self.is_empty = True
+        self.emptied.set()
 
     async def create(self, request: pb.CreateTaskRequest, stdio: object) -> FakeContainer:
         """The Runtime's one method."""
@@ -66,11 +69,11 @@ class Bench:
         await self.service.delete(pb.DeleteRequest(id=name), CTX)
 
 
-def run(body: Callable[[Bench], Awaitable[None]]) -> Bench:
+def run(body: Callable[[Bench], Awaitable[None]], patience: float = 1000.0) -> Bench:
     """Runs `body` in a loop of its own, and checks that no fd is left open."""
 
     async def bounded() -> Bench:
-        bench = Bench()
+        bench = Bench(patience)
         async with asyncio.timeout(TIMEOUT):
             await body(bench)
         return bench
@@ -325,6 +328,37 @@ def test_a_container_that_is_killed_while_it_is_being_frozen_is_thawed() -> None
         await bench.end()
 
     run(body)
+
+
+def test_a_container_that_containerd_has_forgotten_is_freed(tmp_path: Path) -> None:
+    """`delete` was run while the shim lived: the container is killed, its bundle removed."""
+    bundle = tmp_path / "bundle"
+    bundle.mkdir()
+
+    async def body(bench: Bench) -> None:
+        await bench.service.create(pb.CreateTaskRequest(id="c", bundle=str(bundle)), CTX)
+        await bench.service.start(pb.StartRequest(id="c"), CTX)
+        bench.made[0].init.kill(9)
+        await bench.service.wait(pb.WaitRequest(id="c"), CTX)
+        assert (await bench.service.state(pb.StateRequest(id="c"), CTX)).status == 3
+        bundle.rmdir()
+        await bench.emptied.wait()
+        with pytest.raises(errors.NotFound):
+            await bench.service.state(pb.StateRequest(id="c"), CTX)
+
+    assert run(body, patience=0.01).topics == ["create", "start", "exit", "delete"]
+
+
+def test_the_name_of_a_forgotten_container_can_be_used_again(tmp_path: Path) -> None:
+    async def body(bench: Bench) -> None:
+        for _ in range(2):
+            await bench.service.create(pb.CreateTaskRequest(id="c", bundle=str(tmp_path)), CTX)
+            await bench.service.start(pb.StartRequest(id="c"), CTX)
+            bench.made[-1].init.kill(9)
+            await bench.service.wait(pb.WaitRequest(id="c"), CTX)
+        await bench.service.delete(pb.DeleteRequest(id="c"), CTX)
+
+    assert run(body).topics == ["create", "start", "exit", "delete"] * 2
 
 
 def test_oom_is_told_before_the_exit() -> None:

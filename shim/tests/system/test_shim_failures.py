@@ -179,6 +179,22 @@ def test_the_maker_of_a_user_namespace_ends_with_its_parent() -> None:
             assert over, "it waits for ever"
 
 
+def test_a_container_whose_bundle_was_cleaned_up_by_a_stranger_may_come_again() -> None:
+    """containerd found the shim too slow and ran `delete`; then somebody uses the name again."""
+
+    async def body(shim: shimhost.Shim) -> None:
+        for _ in range(2):
+            await shim.create()
+            await shim._call("delete")
+            waited = await shim.task.wait(pb.WaitRequest(id="box"), timeout=shimhost.AT_ONCE)
+            assert waited.exit_status == 137
+            assert answers.STATE_FILE not in os.listdir(shim.bundle.path)
+            assert groups(shim.bundle.spec["linux"]["cgroupsPath"]) == []
+        await shim.delete()
+
+    scenario(body)
+
+
 def test_a_start_after_shutdown_meets_no_shim_that_ends() -> None:
     async def body(shim: shimhost.Shim) -> None:
         path = walls.read(f"{shim.bundle.path}/address").removeprefix("unix://")

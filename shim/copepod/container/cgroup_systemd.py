@@ -160,7 +160,9 @@ class Systemd(Cgroup):
                 return
             # Version 1: whatever is set, systemd writes "deny all" and its list once more. Nobody
             # must run into that moment, nor into the rules that systemd can't express.
-            await self.group.freeze()
+            paused = isinstance(self.group, V1) and self.group.is_frozen()
+            if not paused:
+                await self.group.freeze()
             try:
                 await _set(manager, self.unit, properties)
                 rules, self.group.rules = self.group.rules, None
@@ -168,7 +170,8 @@ class Systemd(Cgroup):
                     self.group.reapply(rules)
                 await self.group.update(resources)
             finally:
-                await self.group.thaw()
+                if not paused:
+                    await self.group.thaw()
 
     async def _set(self, properties: list[Property]) -> None:
         async with await self._connect(_TIMEOUT) as manager:

@@ -187,6 +187,10 @@ class V1(Cgroup):
             await asyncio.sleep(0.001 if tries > 3 else 0)
         return False
 
+    def is_frozen(self) -> bool:
+        """Whether it has been asked to be frozen, and not to be thawed since."""
+        return self._read(self._freezer()).strip() != "THAWED"
+
     async def thaw(self) -> None:
         put(self.files, self._freezer(), "THAWED")
 

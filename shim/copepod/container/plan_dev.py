@@ -39,7 +39,9 @@ _LINKS = (
 
 
 def _all(spec: Spec) -> tuple[Node, ...]:
-    own = {one.path: _node(one) for one in spec.linux.devices if one.path != "/dev/ptmx"}
+    # As in runc: a device without a path is there for nothing but its rule.
+    wanted = (one for one in spec.linux.devices if one.path not in ("", "/dev/ptmx"))
+    own = {one.path: _node(one) for one in wanted}
     defaults = (node for node in _DEFAULTS if node.path not in own)
     return (*defaults, *own.values())
 

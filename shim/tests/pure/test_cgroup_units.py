@@ -206,6 +206,13 @@ def test_v1_update_freezes_while_systemd_rewrites_devices() -> None:
         assert names[-1] == ("freezer.state", "THAWED")
         assert ("devices.allow", "c 10:229 rw") in names
         assert ("pids.max", "7") in names
+        # A paused container stays so.
+        await group.freeze()
+        files.log.clear()
+        await group.update(Resources(pids=Pids(8)))
+        names = [(path.rpartition("/")[2], value) for path, value in files.log]
+        assert ("pids.max", "8") in names
+        assert "freezer.state" not in dict(names)
         group.close()
         await asyncio.sleep(0.05)
 

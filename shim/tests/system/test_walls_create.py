@@ -121,6 +121,7 @@ def test_devices_of_the_spec() -> None:
         {"path": "/dev/deep/one", "type": "c", "major": 10, "minor": 229, "fileMode": 0o640},
         {"path": "/dev/two", "type": "b", "major": 7, "minor": 3, "uid": 3, "gid": 4},
         {"path": "/dev/three", "type": "p", "fileMode": 0o600},
+        {"path": "", "type": "c", "major": 10, "minor": 229},  # for the sake of its rule
     ]
     out = script(
         "stat -c '%A %t:%T %u:%g' /dev/deep/one /dev/two /dev/three", linux__devices=devices

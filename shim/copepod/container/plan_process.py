@@ -121,7 +121,7 @@ def joining(process: Process, spec: Spec) -> Process:
 
 
 def identity(process: Process) -> j.Identity:
-    """Gives ids and capability masks; no `capabilities` at all means none, as in runc."""
+    """Gives ids and capability masks; no `capabilities` at all means none (runc leaves all)."""
     user, sets = process.user, process.capabilities
     mask = caps.mask
     return j.Identity(

@@ -63,7 +63,11 @@ class _Copy:
             self.stop()
             return
         if self._pending:
-            self._loop.add_writer(self._sink, self._writable)
+            try:
+                self._loop.add_writer(self._sink, self._writable)
+            except PermissionError:
+                # A file that has taken a part has no room for the rest, and can't be waited for.
+                self.stop()
             return
         self._loop.remove_writer(self._sink)
         self._loop.add_reader(self._source, self._readable)

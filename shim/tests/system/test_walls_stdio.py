@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import select
 import subprocess
 from collections.abc import Awaitable, Callable, Iterator
@@ -256,6 +257,29 @@ async def read_to_end(fd: int) -> str:
     finally:
         loop.remove_reader(fd)
     return b"".join(chunks).decode()
+
+
+def test_a_terminals_file_that_takes_a_part_is_full(tmp_path: Path) -> None:
+    from copepod.task.console import Console
+
+    master, slave = os.openpty()
+    fd = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    async def body() -> None:
+        console = Console(master, -1, fd)
+        os.write(slave, b"twenty characters, so")
+        await asyncio.wait_for(console.end(), LIMIT)
+        console.close()
+
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, limits[1]))
+    try:
+        asyncio.run(body())
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        os.close(slave)
+        os.close(fd)
+    assert (tmp_path / "log").read_bytes() == b"twenty cha"
 
 
 @pytest.mark.parametrize("exec_id", ["", "more"], ids=["init", "exec"])

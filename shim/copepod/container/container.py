@@ -292,8 +292,9 @@ class Container:
                 limits=knobs,
                 toolbox=tools,
             )
+            node, wanted = self._node, self._wanted
             resolver = Resolver(
-                self._node.config, self._node.grpc_address, self._wanted, knobs, fds, tools
+                node.config, node.grpc_address, wanted, knobs, fds, tools, joins=True
             )
             return await spawn.exec_(order, resolver)
         finally:

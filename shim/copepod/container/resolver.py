@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 class Resolver:
     """Turns what was found in the rootfs into compiled code, for one container. `tools`: what the
-    toolbox may use, which has what is missing there; None: it is not wanted."""
+    toolbox may use, which has what is missing there; None: it is not wanted. `joins`: the process
+    joins a container that runs, and that may have mounted file systems of its own making."""
 
     def __init__(
         self,
@@ -43,7 +44,10 @@ class Resolver:
         knobs: Knobs,
         cgroup_fds: list[int],
         tools: Knobs | None = None,
+        *,
+        joins: bool = False,
     ) -> None:
+        self._owner = f"{wanted.namespace}/{wanted.id}" if joins else ""
         self._tools = tools if config.toolbox_enabled else None
         self._knobs = knobs
         self._container: image.ForContainer = {
@@ -71,7 +75,7 @@ class Resolver:
             module = await image.tool(found, config=config, knobs=knobs)
             return spawn.Module(module.fd, module.kind, toolbox=True)
         started, self._started = self._started, None
-        module = await image.module(found, **self._container, started=started)
+        module = await image.module(found, **self._container, started=started, owner=self._owner)
         return spawn.Module(module.fd, module.kind, module.entry)
 
     def _is_tool(self, found: spawn.Found) -> bool:

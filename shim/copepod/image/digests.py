@@ -5,6 +5,10 @@ inode numbers and their times, of which nobody can set that of the last change (
 remembered is a name for code in the cache and nothing else: a file that is unknown, or of a file
 system that makes its times up, is read whole.
 
+A container that runs may have mounts of its own making, an overlay of a FUSE file system for
+instance, whose files show whatever it likes: what is run in there later is remembered for that
+container alone (`owner`).
+
 A file that may be written to while it is read, or was a moment before, is not remembered: what was
 read could be one state of it and the name another's.
 """
@@ -30,13 +34,13 @@ _SECOND = 1_000_000_000
 _SETTLED = 50_000_000
 
 
-def identify(root: str, fd: int) -> str:
+def identify(root: str, fd: int, owner: str = "") -> str:
     """Works the digest of the file out and has the cache at `root` know it, where it stands for
-    nothing but what was read."""
-    changed, name = os.fstat(fd).st_ctime_ns, _name(fd)
+    nothing but what was read. `owner`: for whom alone, where not for everybody."""
+    changed, name = os.fstat(fd).st_ctime_ns, _name(fd, owner)
     settled = time.time_ns() - changed > _SETTLED
     digest = work_out(fd)
-    if name and settled and _name(fd) == name:
+    if name and settled and _name(fd, owner) == name:
         _remember(root, name, digest)
     return digest
 
@@ -53,9 +57,9 @@ def work_out(fd: int) -> str:
     return state.hexdigest()
 
 
-def recall(root: str, fd: int) -> str:
-    """Gives the digest of the file if the cache at `root` knows it, else ""."""
-    name = _name(fd)
+def recall(root: str, fd: int, owner: str = "") -> str:
+    """Gives the digest of the file if the cache at `root` knows it for `owner`, else ""."""
+    name = _name(fd, owner)
     if not name:
         return ""
     path = f"{root}/{FOLDER}/{name}"
@@ -83,7 +87,7 @@ def _remember(root: str, name: str, digest: str) -> None:
         pass
 
 
-def _name(fd: int) -> str:
+def _name(fd: int, owner: str) -> str:
     """What tells this file and this state of it from all others; "" where nothing can."""
     found = os.fstat(fd)
     # Times that come out of an archive and not from the kernel are whole seconds, or all the same.
@@ -96,5 +100,6 @@ def _name(fd: int) -> str:
     place = "" if kind == _OVERLAY else f"{found.st_dev:x}"
     edges = os.pread(fd, _EDGE, 0) + os.pread(fd, _EDGE, max(0, found.st_size - _EDGE))
     numbers = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-    words = [_KERNELS_OWN[kind] + place, *(f"{number:x}" for number in numbers)]
+    who = [sha256(owner.encode()).hexdigest()[:32]] if owner else []
+    words = [*who, _KERNELS_OWN[kind] + place, *(f"{number:x}" for number in numbers)]
     return "-".join([*words, sha256(edges).hexdigest()[:32]])

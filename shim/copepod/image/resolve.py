@@ -90,12 +90,14 @@ async def module(
     cgroup_fds: Sequence[int],
     knobs: Knobs | None = None,
     started: builder.Child | None = None,
+    owner: str = "",
 ) -> Module:
     """Gives the code to run for `found`, whose descriptor is closed here.
 
     `containerd_root` is containerd's data directory ("" if unknown), `cgroup_fds` are the
     container's cgroup.procs files, open for writing; they stay the caller's. `knobs` are what
     was set for the guest; `started` is what `start` gave for this container and with these knobs.
+    `owner` is the container that may have made the file system that the file is on, or "".
     Raises an errors.Error with one sentence for `kubectl describe pod`.
     """
     name, entry = split(found.name)
@@ -103,7 +105,7 @@ async def module(
         if found.kind == "wasm":
             if started is not None:
                 await started.drop()
-            fd, kind = await _file(found, name, settings(config, cgroup_fds, knobs))
+            fd, kind = await _file(found, name, settings(config, cgroup_fds, knobs, owner))
         else:
             heard = lookup.Heard(name, found.searched, found.stale).pack()
             child = started or start(
@@ -171,7 +173,7 @@ def split(name: str) -> tuple[str, str | None]:
 
 
 def settings(
-    config: Config, cgroup_fds: Sequence[int], knobs: Knobs | None = None
+    config: Config, cgroup_fds: Sequence[int], knobs: Knobs | None = None, owner: str = ""
 ) -> worker.Settings:
     """Gives what children need to know of the node's config and the guest's knobs."""
     from copepod.engine.limits import Knobs
@@ -186,12 +188,13 @@ def settings(
         seconds=config.compile_timeout_seconds,
         cgroup_fds=cgroup_fds,
         node_memory=config.compile_node_memory_bytes,
+        owner=owner,
     )
 
 
 async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, str]:
     """Gives (descriptor, kind) of the code for a file, out of the cache or of a child."""
-    digest = found.digest or digests.recall(bench.cache.root, found.fd)
+    digest = found.digest or digests.recall(bench.cache.root, found.fd, bench.owner)
     source = worker.Source(found.fd, digest, f"the file {name!r}")
     code = worker.cached(bench, digest, stale=found.stale) if digest else None
     if code is None:

@@ -50,7 +50,8 @@ class Settings:
     `seconds` what one may take; `cgroup_fds` are those of the container, and the child joins each.
 
     Where the container has not the memory, it is not `inside` but on the node's account, in at
-    most `node_memory` bytes and one at a time on the whole node, for a start and for later each."""
+    most `node_memory` bytes and one at a time on the whole node, for a start and for later each.
+    Digests of files are remembered for `owner`, see `digests`."""
 
     cache: Cache
     profile: Profile
@@ -60,6 +61,7 @@ class Settings:
     cgroup_fds: Sequence[int]
     node_memory: int = 512 << 20
     inside: bool = True
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +159,7 @@ def _identified(settings: Settings, source: Source) -> Source:
     from copepod.image import digests
 
     _check_size(settings, source)
-    return replace(source, digest=digests.identify(settings.cache.root, source.fd))
+    return replace(source, digest=digests.identify(settings.cache.root, source.fd, settings.owner))
 
 
 def answer(wire: socket.socket, code: Code) -> None:

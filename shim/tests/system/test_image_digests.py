@@ -57,6 +57,17 @@ def test_remembered(place: pathlib.Path) -> None:
     os.close(other)
 
 
+def test_remembered_for_one_alone(place: pathlib.Path) -> None:
+    root = str(place / "cache")
+    fd = opened(place / "file")
+    assert digests.identify(root, fd, "k8s.io/one") == DIGEST
+    assert [digests.recall(root, fd, who) for who in ("", "k8s.io/two")] == ["", ""]
+    assert digests.recall(root, fd, "k8s.io/one") == DIGEST
+    assert digests.identify(root, fd) == DIGEST
+    assert digests.recall(root, fd, "k8s.io/two") == ""
+    os.close(fd)
+
+
 @pytest.mark.parametrize("change", ["in the middle", "times", "mode", "replaced"])
 def test_another_state_is_unknown(place: pathlib.Path, change: str) -> None:
     root, path = str(place / "cache"), place / "file"

@@ -16,6 +16,7 @@ import sys
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import pytest
@@ -24,6 +25,8 @@ from hypothesis import strategies as st
 
 from copepod import errors
 from copepod.config import Config
+from copepod.container import orders
+from copepod.container.resolver import Resolver
 from copepod.engine import artifact
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
@@ -295,6 +298,38 @@ def test_nobody_can_write_to_the_code_through_its_descriptor(
     monkeypatch.setattr(sealed, "seal", pruned)
     shutil.rmtree(folder)
     assert taken().endswith("(deleted)")
+
+
+def test_what_joins_a_container_tells_nothing_to_others(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its file may lie on a file system that the container made, and shows as another's file."""
+    monkeypatch.setattr(digests, "_SETTLED", -(10**12))  # the file is new
+    path = node.folder / "app.wasm"
+    path.write_bytes(EMPTY)
+    os.utime(path, (7, 7))  # as an archive's reader does
+    asked: list[str] = []
+    whole = digests.recall
+
+    def recall(root: str, fd: int, owner: str = "") -> str:
+        found = whole(root, fd, owner)
+        asked.append(f"{owner}:{bool(found)}")
+        return found
+
+    monkeypatch.setattr(digests, "recall", recall)
+    wanted = SimpleNamespace(id="c1", namespace="k8s.io", bundle=str(node.folder))
+
+    def started(*, joins: bool) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        found = orders.Found("wasm", "/app.wasm", "", fd, "", rootfs_layers=True)
+        made = Resolver(node.config, str(node.socket), wanted, Knobs(), [], joins=joins)
+        os.close(run(made(found)).fd)
+
+    for joins in (True, True, False, False, True):
+        started(joins=joins)
+    assert asked == [
+        "k8s.io/c1:False", "k8s.io/c1:True", ":False", ":True", "k8s.io/c1:True"
+    ]  # fmt: skip
 
 
 def test_better_code_that_is_missing_is_made_at_the_next_hit(node: Node) -> None:

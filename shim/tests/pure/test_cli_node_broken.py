@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import sys
 from collections.abc import Callable
@@ -36,53 +35,6 @@ def run(node: fakes.Node, *words: str) -> int:
 
 
 Captured = pytest.CaptureFixture[str]
-
-
-# What is found of containerd.
-
-
-def test_a_containerd_that_does_not_run(tmp_path: Path, capsys: Captured) -> None:
-    node = node_with(tmp_path, process=OLD)
-    node.answers[(EXE, "--version")] = Result(126, "", f"{EXE}: Exec format error")
-    for words in (("install", "--yes"), ("uninstall",), ("status",)):
-        assert run(node, *words) == 1
-        told = capsys.readouterr().err
-        assert "does not tell a version: /usr/bin/containerd: Exec format error" in told
-    assert node.read(ETC) == CONFIG
-
-
-def test_a_flavour_that_is_not_there(tmp_path: Path, capsys: Captured) -> None:
-    assert run(node_with(tmp_path), "install", "--containerd", "microk8s") == 1
-    assert "no microk8s on this node" in capsys.readouterr().err
-
-
-def test_dockers_own_containerd_is_never_the_node_s(tmp_path: Path) -> None:
-    argv = (EXE, "--config", "/var/run/docker/containerd/containerd.toml")
-    node = node_with(tmp_path, process=Process(5, argv, EXE, "/usr/bin", 1e10))
-    assert detect.find(node).pid == 0
-    assert detect.find(node).config == ETC
-
-
-def test_rke2_that_does_not_run(tmp_path: Path) -> None:
-    """The newest of its unpacked trees counts."""
-    node = fakes.Node(tmp_path, "v1.7.20")
-    for at, name in ((1, "v1.29"), (2, "v1.30")):
-        exe = f"/var/lib/rancher/rke2/data/{name}/bin/containerd"
-        node.put(exe, b"")
-        os.utime(node.path(exe), (at, at))
-    found = detect.find(node)
-    assert (found.flavour, found.binary.split("/")[6]) == ("rke2", "v1.30")
-
-
-def test_upgraded_since_its_start(tmp_path: Path) -> None:
-    """The program that runs is gone from disk, and what is there is another version."""
-    node = node_with(tmp_path, process=Process(9, ("containerd",), "/old/containerd", "", 1e10))
-    node.answers[("/proc/9/exe", "--version")] = Result(0, "containerd x/containerd 1.6.20 ab\n")
-    node.put("/etc/k0s/k0s.yaml", b"")
-    found = detect.find(node)
-    assert found.binary == EXE
-    assert "containerd 1.6.20 still runs although 1.7.24 is installed" in found.notes[0]
-    assert "/etc/k0s/containerd.d/copepod.toml" in found.notes[1]
 
 
 # What containerd says of its configuration.
@@ -340,3 +292,20 @@ def test_an_import_that_vanished(tmp_path: Path) -> None:
     node.put(ETC, text)
     node.put("/etc/containerd/debug.toml", b'version = 2\n[debug]\nlevel = "debug"\n')
     assert plan.make(node, detect.find(node), None).target == ETC
+
+
+def test_a_drop_in_that_an_administrator_called_as_we_do(tmp_path: Path) -> None:
+    """Theirs stays, ours comes behind it and goes again; and by hand in the root file is enough."""
+    node = node_with(tmp_path, "v2.1.4")
+    node.put(ETC, b"version = 3\n" + runtime.to_toml(3, {"copepod": runtime.settings()}).encode())
+    assert plan.make(node, detect.find(node), None).by_hand == ETC
+    folder = b'version = 3\nimports = ["/etc/containerd/conf.d/*.toml"]\n'
+    theirs = b"version = 3\noom_score = -999\n"
+    drop_in = "/etc/containerd/conf.d/copepod.toml"
+    node.put(ETC, folder)
+    node.put(drop_in, theirs)
+    before = node.files()
+    assert run(node, "install", "--yes") == 0
+    assert (node.read(drop_in) or b"").startswith(theirs)
+    assert run(node, "uninstall") == 0
+    assert node.files() == before

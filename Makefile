@@ -30,8 +30,9 @@ containerd-matrix: build ## images, exit codes and bad input on containerd 1.6, 
 guests: build ## guests of five compilers x what they do, in pods; compiling, limits, Go's own tests
 	@$(RIG) guests
 
-critest: build ## CRI's validation suite, ours and runc side by side
-	@$(RIG) critest
+critest: CONTAINERD ?= 2.4.2,1.7.34,debian
+critest: build ## CRI's validation suite, ours and runc side by side, on each containerd or CONTAINERD
+	@$(RIG) critest --containerd $(CONTAINERD)
 
 critest-wasm: build ## the same suite with wasm images: the toolbox and web servers of ours
 	@$(RIG) critest --wasm

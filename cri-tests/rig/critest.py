@@ -24,7 +24,7 @@ from rig.shell import RigError
 SUITE_TIMEOUT = 1500.0
 HANDLERS = ("runc", "copepod")
 # Each containerd with the suite of its time; 1.6 knows less of CRI than any suite that can be had.
-SUITES = {"debian": "cri-tools-1.34", "1.7.34": "cri-tools-1.34", "2.4.2": "cri-tools-1.36"}
+SUITES = {"debian": "cri-tools-1.34", "1.7.34": "cri-tools-1.36", "2.4.2": "cri-tools-1.36"}
 MARKS = {"passed": "[green]pass[/]", "failed": "[red]FAIL[/]", "skipped": "[dim]skip[/]"}
 
 
@@ -138,8 +138,8 @@ def show(
     console.print(table)
     for handler, specs in results.items():
         outcomes = [spec.outcome for spec in specs.values()]
-        counts = ", ".join(f"{outcomes.count(kind)} {kind}" for kind in MARKS)
-        console.print(f"{handler}: {counts}")
+        counts = ", ".join(f"{kind} {outcomes.count(kind)}" for kind in MARKS)
+        console.print(f"with {handler}: {counts}")
         for spec in specs.values():
             if spec.outcome == "failed":
                 console.print(
@@ -166,14 +166,17 @@ def prepare(versions: Sequence[str]) -> None:
 
 
 def main(versions: Sequence[str], handlers: Sequence[str], focus: str, keep: Path | None) -> int:
-    """Runs and shows each version; 1 when runc passes anything that ours does not."""
+    """Runs and shows each version; 1 when runc passes anything that ours does not, which is what
+    the last line calls failed."""
     console = Console(width=max(Console().width, 140))
-    bad = 0
+    good = bad = 0
     prepare(versions)
     for wanted in versions:
         results, worse = compare(wanted, handlers=handlers, focus=focus, keep=keep)
         show(console, wanted, results, worse)
+        good += sum(spec.outcome == "passed" for spec in results[handlers[-1]].values())
         bad += len(worse)
+    console.print(f"{good} passed, {bad} failed", highlight=False)
     return 1 if bad else 0
 
 

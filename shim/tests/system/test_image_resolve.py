@@ -184,6 +184,7 @@ def node(tmp_path: pathlib.Path, server: tuple[pathlib.Path, pathlib.Path]) -> I
     made = Node(tmp_path, socket)
     state.unlink(missing_ok=True)
     state.symlink_to(tmp_path / "state.json")
+    sealed.forget()  # what an earlier module's tests had opened
     before = (fds(), children(), len(os.listdir("/proc/self/task")))
     yield made
     sealed.forget()

@@ -11,27 +11,13 @@ from pathlib import Path
 import pytest
 
 import cli_fakes as fakes
+from cli_debian import CONFIG, ETC, EXE, node_with, run
 from copepod import errors
-from copepod.cli import command
 from copepod.cli.node import apply, check, detect, plan, restart, runtime
 from copepod.cli.system import Process, Result
 
-ETC = "/etc/containerd/config.toml"
-EXE = "/usr/bin/containerd"
 OLD = Process(9, (EXE,), EXE, "/usr/bin", 1.0)  # it runs since before the files were written
-CONFIG = fakes.KUBEADM_DEBIAN_12
 VERSIONS = ("1.7.24", "v2.1.4")
-
-
-def node_with(root: Path, version: str = "1.7.24", process: Process | None = None) -> fakes.Node:
-    node = fakes.Node(root, version, process)
-    node.put(EXE, b"")
-    node.put(ETC, CONFIG)
-    return node
-
-
-def run(node: fakes.Node, *words: str) -> int:
-    return command.run(["node", *words], node)
 
 
 Captured = pytest.CaptureFixture[str]

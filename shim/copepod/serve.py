@@ -91,6 +91,8 @@ def serve(listener: int, given: Mapping[str, str]) -> None:
 async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> None:
     node = _node(given, log)
     warm.create()
+    if not isinstance(node, errors.Error):
+        warm.shim(node.config)
     publisher = Publisher(
         given["ttrpc_address"], given["namespace"], ttrpc.client.Client.connect, log
     )

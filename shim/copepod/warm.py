@@ -1,10 +1,14 @@
 """What the first Create would otherwise import and look up, done before it comes.
 
-The one list of it: a shim goes through it before it answers, the zygote once for all of its shims.
-It starts no thread and leaves no file open.
+A shim goes through it before it answers, the zygote through `create` once for all of its shims:
+that starts no thread and leaves no file open.
 """
 
 from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from copepod.config import Config
 
 
 def create() -> None:
@@ -30,3 +34,15 @@ def create() -> None:
     for tier in knobs.tiers():
         knobs.profile().at(tier).key()
     links.prepare()
+
+
+def shim(settings: Config) -> None:
+    """Opens what a shim keeps open for its containers; no failure here is one of theirs yet."""
+    from copepod.child import dev
+    from copepod.image import sealed
+
+    sealed.prepare(settings.cache_dir)
+    try:
+        dev.null_mount()
+    except OSError:
+        pass

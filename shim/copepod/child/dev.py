@@ -12,6 +12,7 @@ import os
 import stat
 import struct
 import termios
+from functools import cache
 from typing import TYPE_CHECKING
 
 from copepod.child.mounts import target_of
@@ -30,17 +31,24 @@ _NULL = (1, 3)
 KCORE = "/proc/kcore"  # not every kernel has it, and a link to nothing helps nobody
 
 
-def node_null() -> int:
-    """Opens the node's null device, for reading and writing, through a read-only mount: a
-    container's root may not chmod(2) what the whole node uses."""
+@cache
+def null_mount() -> int:
+    """Gives the node's null device as a read-only mount that hangs nowhere: a container's root may
+    not chmod(2) what the whole node uses. It is kept, since giving one back takes a millisecond."""
     tree = m.open_tree(libc.AT_FDCWD, "/dev/null", m.OPEN_TREE_CLONE)
     try:
         if not _is_null(tree):
             raise OSError(errno.ENODEV, "the node's is not the null device", "/dev/null")
         m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY)
-        return os.open(f"/proc/self/fd/{tree}", os.O_RDWR | os.O_CLOEXEC)
-    finally:
+    except BaseException:
         os.close(tree)
+        raise
+    return tree
+
+
+def node_null() -> int:
+    """Opens the device of `null_mount` for reading and writing."""
+    return os.open(f"/proc/self/fd/{null_mount()}", os.O_RDWR | os.O_CLOEXEC)
 
 
 def own_null(root: int, instead: int) -> int:

@@ -34,6 +34,16 @@ def enter_cgroups(fds: tuple[int, ...]) -> None:
         raise Step("enter the cgroup", error) from None
 
 
+def enter_network(wire: Wire) -> None:
+    """Joins the network namespace that the shim makes meanwhile."""
+    _, (fd,) = wire.hear("network")
+    try:
+        ns.setns(fd, ns.CLONE_NEWNET)
+    except OSError as error:
+        raise Step("join the new network namespace", error) from None
+    os.close(fd)
+
+
 def enter_by_path(joins: tuple[Join, ...]) -> None:
     """Joins namespaces by path: all are opened before the first is entered, since a user or mount
     namespace changes what a path means."""

@@ -88,6 +88,8 @@ def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
     keep = [wire.fileno(), *job.cgroup_fds, *(fd for fd in job.stdio if fd >= 0)]
     if job.init_pidfd >= 0:
         keep.append(job.init_pidfd)
+    if min(job.stdio) < 0:
+        keep.append(dev.null_mount())
     fds.close_all_but(keep)
     fds.occupy_stdio()
     context = Context(job)
@@ -117,7 +119,7 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
     ns.unshare(ns.CLONE_NEWNS)
     do(job.outside, context)
     if job.waits:
-        wire.hear("network")
+        join.enter_network(wire)
     join.enter_by_path(names.joins)
     join.enter_user(names, wire)
     join.make(names)

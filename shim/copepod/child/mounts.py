@@ -197,7 +197,13 @@ def make(
 ) -> int:
     """Makes a file system and gives its detached mount; what the file system itself says of a
     failure is in the OSError's text."""
-    context = m.fsopen(fstype)
+    return configured(m.fsopen(fstype), source, supers, data, attrs)
+
+
+def configured(
+    context: int, source: str, supers: tuple[str, ...], data: tuple[str, ...], attrs: int
+) -> int:
+    """The same for what fsopen(2) has given, which is closed."""
     try:
         if source:
             m.fsconfig(context, "source", source)

@@ -4,7 +4,7 @@ A message is a tag and fields, NUL between them, with at most a few fds beside i
 event loop: the shim's end waits in container/talk.py.
 
 child says                                  shim says
-                                              network (it is there, to be joined)
+                                              network +fd (the new namespace, to be joined)
   map (give me my id maps)                    mapped
   pid N (of the process that stays)           adopted
   hooks (the namespaces are there)            hooked

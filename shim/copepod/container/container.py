@@ -65,16 +65,15 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     async with AsyncExitStack() as undo:
         undo.callback(record.forget_if_freed)
         undo.push_async_callback(_poststop, node, wanted, loaded)
-        group = await _make_cgroup(node, loaded, record, wanted.id, undo)
         own_netns = _wants_netns(loaded)
         if own_netns:
             record.netns = netns_name(wanted.bundle)
-        record.write()
+        group = await _make_cgroup(node, loaded, record, wanted.id, undo)
         # Unless its user namespace is to own it.
         by_us = own_netns and not any(n.type == "user" for n in loaded.linux.namespaces)
 
-        def network() -> None:
-            _make_netns(record.netns, undo)
+        def network(made: Callable[[int], None]) -> None:
+            _make_netns(record.netns, made, undo)
 
         def forked(pid: int) -> None:
             record.set_process(pid)
@@ -84,16 +83,15 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
         try:
             order = _order(node, wanted, loaded, knobs, stdio, fds)
             if by_us:
-                order = replace(order, network=network, netns_path=f"/run/netns/{record.netns}")
-            process = await _spawn(node, wanted, replace(order, forked=forked))
+                order = replace(order, network=network)
+            # The devices that the child had to reach are out of the program's reach from then on.
+            process = await _spawn(node, wanted, replace(order, forked=forked, built=group.seal))
         finally:
             for fd in fds:
                 os.close(fd)
         undo.push_async_callback(_kill, process)
         if own_netns and not by_us:
             _name_netns(record.netns, process.pid, undo)
-        # The devices that the child had to reach are out of the program's reach from here on.
-        await group.seal()
         if record.pid != process.pid:  # a process in between has made it
             record.set_process(process.pid)
             record.write()
@@ -124,6 +122,7 @@ async def _make_cgroup(
     record.write()
     await group.create()
     record.wanted, record.cgroups = (), group.paths
+    record.write()
     # Not before: a group that is refused because others are in it is not to be killed as ours.
     undo.push_async_callback(_free_cgroup, node, group, record, name)
     return group
@@ -145,10 +144,10 @@ def _wants_netns(loaded: spec.Spec) -> bool:
     return any(n.type == "network" and not n.path for n in loaded.linux.namespaces)
 
 
-def _make_netns(name: str, undo: AsyncExitStack) -> None:
+def _make_netns(name: str, made: Callable[[int], None], undo: AsyncExitStack) -> None:
     from copepod.net import netns
 
-    netns.create(name)
+    netns.create(name, made)
     undo.callback(netns.remove, name)
 
 

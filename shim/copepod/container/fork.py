@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 from copepod import errors
 from copepod.child import going, main, signals
 from copepod.container.talk import Talk
-from copepod.linux import caps, cgroup, libc, ns, sibling
+from copepod.linux import caps, cgroup, libc, ns, procfs, sibling
 from copepod.values import replace
 
 if TYPE_CHECKING:
@@ -152,4 +152,5 @@ def prepare() -> None:
     caps.last()
     cgroup.prepare()
     sibling.prepare()
+    procfs.prepare()
     signals.ending()

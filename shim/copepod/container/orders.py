@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from copepod.values import dataclass
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from copepod.container.spawn import Process
     from copepod.engine.limits import Knobs
@@ -23,10 +23,10 @@ class Order:
     """What a container is made of. `stdio`: fds that become 0, 1, 2 (-1: /dev/null), they stay
     the caller's; with `terminal` they are not looked at and `Process.console` is the master.
 
-    `netns_path` takes the place of a new network namespace; `sandbox`: be the pod's waiting
-    process; `limits`: what a wasm guest may use, the engine's defaults if None; the last two
-    are called once the child is forked: it waits for what `network` makes before it joins
-    namespaces, `forked` is given its pid.
+    `sandbox`: be the pod's waiting process; `limits`: what a wasm guest may use, the engine's
+    defaults if None. The last three are called once the child is forked: `network` makes a network
+    namespace for it and hands its descriptor to whom it is given, `forked` is given the child's
+    pid, and `built` comes after its last mount of anything new.
     """
 
     id: str
@@ -37,12 +37,12 @@ class Order:
     stdio: tuple[int, int, int]
     terminal: bool
     cgroup_fds: list[int]
-    netns_path: str | None = None
     sandbox: bool = False
     native_allowed: bool = True
     limits: Knobs | None = None
-    network: Callable[[], None] | None = None
+    network: Callable[[Callable[[int], None]], None] | None = None
     forked: Callable[[int], None] | None = None
+    built: Callable[[], Awaitable[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -41,14 +41,15 @@ def create(
     *,
     sandbox: bool = False,
     terminal: bool = False,
-    netns_path: str | None = None,
+    own_network: bool = True,
 ) -> j.Job:
     """Gives the job of a container's first process; stdio, fds and the like are the caller's to
-    fill in. Raises InvalidArgument or Unimplemented."""
+    fill in. `own_network`: a new network namespace is made by the child and not given to it.
+    Raises InvalidArgument or Unimplemented."""
     if spec.process is None:
         raise errors.InvalidArgument("config.json has no process: there is nothing to run")
     _refuse(spec)
-    names = namespaces(spec, netns_path)
+    names = namespaces(spec, own_network=own_network)
     program = plan_process.program(spec.process, container_id, spec.linux, joins=False)
     in_userns = bool(names.uid_map) or any(one.kind == "user" for one in names.joins)
     root = _root_path(spec, bundle)
@@ -111,18 +112,16 @@ def _refuse(spec: Spec) -> None:
         raise errors.InvalidArgument("linux.timeOffsets need a time namespace, a new one")
 
 
-def namespaces(spec: Spec, netns_path: str | None = None) -> j.Namespaces:
-    """Gives what is made and what is joined; `netns_path` takes the place of a new network
-    namespace."""
+def namespaces(spec: Spec, *, own_network: bool = True) -> j.Namespaces:
+    """Gives what is made and what is joined."""
     linux = spec.linux
     flags, joins = 0, []
     for one in linux.namespaces:
-        path = one.path or (netns_path or "" if one.type == "network" else "")
         if one.type == "pid":
             continue
-        if path:
-            joins.append(j.Join(one.type, path))
-        elif one.type not in ("user", "time", "mount"):
+        if one.path:
+            joins.append(j.Join(one.type, one.path))
+        elif one.type not in ("user", "time", "mount") and (own_network or one.type != "network"):
             flags |= ns.KINDS[one.type][0]
     # Everything that the node owns is joined before the user namespace takes that right away.
     joins.sort(key=lambda one: one.kind == "user")

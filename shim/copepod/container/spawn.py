@@ -101,7 +101,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         machine(),
         sandbox=order.sandbox,
         terminal=order.terminal,
-        netns_path=order.netns_path,
+        own_network=order.network is None,
     )
     filter_, flags = seccomp.compiled(spec.linux.seccomp)
     job = replace(
@@ -195,10 +195,7 @@ class _Conversation:
         self._talk, self._job, self._order, self._resolve = talk, job, order, resolve
         self._console = self._file = -1
         self._found: Found | None = None
-        # A name says enough to have something ready that is of no harm if it is wrong.
-        name = job.program.args[0] if job.program.args else ""
-        self._guest = name.partition("#")[0].endswith(("/", ".wasm"))
-        self._covers = covers.Maker(())
+        self._built = order.built if isinstance(order, Order) else None
 
     async def run(self) -> Process:
         """Gives the process that waits for `start`; ends the child on any failure."""
@@ -206,13 +203,13 @@ class _Conversation:
             self._meanwhile()
             while (words := await self._talk.expect(*_SAID))[0] != "ready":
                 await self._answer(words)
+            await self._tell_built()
         except BaseException:
             if self._console >= 0:
                 os.close(self._console)
             await self._talk.destroy()
             raise
         finally:
-            self._covers.close()
             if self._file >= 0:
                 os.close(self._file)
         return Process(self._talk, words[1], self._console)
@@ -222,12 +219,9 @@ class _Conversation:
         order = self._order
         if isinstance(order, Order):
             if order.network is not None:
-                order.network()
-                self._talk.say("network")
+                order.network(lambda fd: self._talk.say("network", fds=(fd,)))
             if order.forked is not None:
                 order.forked(self._talk.pid)
-        if self._guest:
-            self._covers = covers.Maker(self._job.proc_mounts)
 
     async def _answer(self, words: tuple[str, ...]) -> None:
         talk, order = self._talk, self._order
@@ -267,16 +261,19 @@ class _Conversation:
             os.close(module.fd)
         if not again:
             self._cover(toolbox=module.toolbox)
+            await self._tell_built()
+
+    async def _tell_built(self) -> None:
+        """Once: a guest's process has its mounts when it asks for code, others when ready."""
+        built, self._built = self._built, None
+        if built is not None:
+            await built()
 
     def _cover(self, *, toolbox: bool) -> None:
         """Hands the child what hides the processes in each /proc from a guest; while it loads."""
         job = self._job
-        if toolbox and stays_unseen(job):
-            self._covers.close()
-            self._covers = covers.Maker(job.proc_mounts, job.init_pidfd)
-        elif not self._guest:
-            self._covers = covers.Maker(job.proc_mounts)
-        fds = self._covers.take()
+        pidfd = job.init_pidfd if toolbox and stays_unseen(job) else -1
+        fds = covers.make(job.proc_mounts, pidfd)
         try:
             for fd in fds:
                 self._talk.say("proc", fds=(fd,))

@@ -40,6 +40,15 @@ def seal(root: str, fd: int) -> int:
     return fd
 
 
+def prepare(root: str) -> None:
+    """Makes the mount for the cache at `root` ahead of the first file, if that can be done."""
+    try:
+        if root not in _trees:
+            _trees[root] = _clone(root)
+    except OSError:
+        pass  # there is no cache yet, or none for us
+
+
 def forget() -> None:
     """Gives all mounts back."""
     while _trees:
@@ -50,7 +59,7 @@ def _through(root: str, name: str, fd: int) -> int:
     """Opens the file by its name below the cache; -1 where that is another one or none any more."""
     for _ in range(2):
         if root not in _trees:
-            _trees[root] = _read_only(m.open_tree(libc.AT_FDCWD, root, m.OPEN_TREE_CLONE))
+            _trees[root] = _clone(root)
         try:
             again = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=_trees[root])
         except OSError:
@@ -72,6 +81,10 @@ def _alone(_root: str, _name: str, fd: int) -> int:
         return os.open(f"/proc/self/fd/{tree}", _READ)
     finally:
         os.close(tree)
+
+
+def _clone(root: str) -> int:
+    return _read_only(m.open_tree(libc.AT_FDCWD, root, m.OPEN_TREE_CLONE))
 
 
 def _read_only(tree: int) -> int:

@@ -7,28 +7,39 @@ from __future__ import annotations
 
 import errno
 import os
+from typing import TYPE_CHECKING
 
 from copepod.errors import AlreadyExists, InvalidArgument, StepFailed
 from copepod.linux import mount, ns
 from copepod.net import links
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 RUN = "/run/netns"  # where ip-netns(8) looks for names
 _UMOUNT_NOFOLLOW = 8  # umount2(2)
 
 
-def create(name: str) -> str:
+def create(name: str, made: Callable[[int], None] | None = None) -> str:
     """Makes the namespace and gives its path; it lives until `remove`, with or without processes.
 
     This process, which has one thread, is in it meanwhile: a child that was so would cost ten
-    times as much. AlreadyExists when the name is taken, StepFailed when the kernel refuses;
+    times as much. `made` is given a descriptor of it, for the call, before it has a name and its
+    loopback is up. AlreadyExists when the name is taken, StepFailed when the kernel refuses;
     nothing is left then.
     """
-    path = _claim(name)
+    path = _path(name)
     step = "unshare"
     own = ns.own("net")
+    claimed = False
     try:
         try:
             ns.unshare(ns.CLONE_NEWNET)
+            if made is not None:
+                step = "hand out"
+                _hand_out(made)
+            _claim(path)
+            claimed = True
             step = "lo-up"
             links.set_up(links.LOOPBACK)
             step = "mount"
@@ -36,13 +47,22 @@ def create(name: str) -> str:
         finally:
             _return_to(own)
     except BaseException as error:
-        remove(name)
+        if claimed:
+            remove(name)
         if isinstance(error, OSError):
             raise StepFailed(step, error.errno or errno.EIO, path) from None
         raise
     finally:
         os.close(own)
     return path
+
+
+def _hand_out(made: Callable[[int], None]) -> None:
+    fd = ns.own("net")
+    try:
+        made(fd)
+    finally:
+        os.close(fd)
 
 
 def _return_to(own: int) -> None:
@@ -61,7 +81,8 @@ def pin(name: str, pid: int) -> str:
     For a container whose first process has made its own namespace, which costs no fork here and
     lets the container's user namespace own it.
     """
-    path = _claim(name)
+    path = _path(name)
+    _claim(path)
     try:
         mount.mount(f"/proc/{pid}/ns/net", path, "", mount.MS_BIND)
     except OSError as error:
@@ -93,18 +114,17 @@ def remove(name: str) -> None:
         raise StepFailed("unlink", error.errno or 0, path) from None
 
 
-def _claim(name: str) -> str:
+def _claim(path: str) -> None:
     """Makes the empty file that a namespace is going to be mounted on."""
-    path = _path(name)
     try:
         _make_directory()
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     except FileExistsError:
+        name = os.path.basename(path)
         text = f"the network namespace {path} exists: `ip netns delete {name}`"
         raise AlreadyExists(text) from None
     except OSError as error:
         raise StepFailed("network namespace", error.errno or 0, error.filename or RUN) from None
-    return path
 
 
 def _path(name: str) -> str:

@@ -39,10 +39,10 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 def planned(machine: plan.Machine = V2, **changes: Any) -> Any:
-    options = {key: changes.pop(key) for key in ("sandbox", "terminal") if key in changes}
-    netns = changes.pop("netns_path", None)
+    names = ("sandbox", "terminal", "own_network")
+    options = {key: changes.pop(key) for key in names if key in changes}
     parsed = spec.parse(json.dumps(document(**changes)).encode())
-    return plan.create(parsed, "id", "/bundle", ROOTFS, machine, netns_path=netns, **options)
+    return plan.create(parsed, "id", "/bundle", ROOTFS, machine, **options)
 
 
 def steps(job: Any) -> list[str]:
@@ -111,11 +111,10 @@ def test_namespaces_made_and_joined() -> None:
             {"type": "ipc", "path": "/i"},
             {"type": "network"},
         ],
-        netns_path="/run/netns/x",
+        own_network=False,
     ).namespaces
     assert [(one.kind, one.path) for one in joined.joins] == [
         ("ipc", "/i"),
-        ("network", "/run/netns/x"),
         ("user", "/u"),  # last: it takes the right to join the others away
     ]
     assert (joined.new_pid, joined.pid_path, joined.middle) == (False, "/p", False)

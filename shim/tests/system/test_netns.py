@@ -76,6 +76,23 @@ def test_made_and_removed() -> None:
     netns.remove(NAME)
 
 
+def test_it_is_handed_out_before_it_has_a_name() -> None:
+    seen: list[int] = []
+
+    def made(fd: int) -> None:
+        assert not os.path.exists(f"{netns.RUN}/{NAME}")
+        seen.append(os.fstat(fd).st_ino)
+
+    assert os.stat(netns.create(NAME, made)).st_ino == seen[0]
+
+    def refuse(fd: int) -> None:
+        raise OSError(9, "nobody takes it")
+
+    with pytest.raises(errors.StepFailed, match="hand out"):
+        netns.create(f"{NAME}-2", refuse)
+    assert not os.path.exists(f"{netns.RUN}/{NAME}-2")
+
+
 def test_the_directory_is_shared_with_copies_of_our_mounts() -> None:
     netns.create(NAME)
     mounts = Path("/proc/self/mountinfo").read_text().splitlines()

@@ -13,8 +13,7 @@ from collections.abc import Callable
 
 import pytest
 
-from copepod.child.job import ProcMount
-from copepod.container import covers, seccomp
+from copepod.container import seccomp
 from copepod.linux import fds
 from copepod.spec import Seccomp
 
@@ -74,14 +73,6 @@ def test_the_compiler_of_seccomp_profiles_holds_nothing() -> None:
     profile = Seccomp(default_action="SCMP_ACT_ALLOW")
     (held,) = held_by_children(lambda: seccomp._in_child(profile))
     assert held == ["pipe"]
-
-
-def test_the_maker_of_empty_proc_mounts_holds_nothing() -> None:
-    # So many that it is still at it when it is looked at.
-    wanted = [ProcMount("/proc", 0)] * 200
-    (held,) = held_by_children(lambda: covers.Maker(wanted).take())
-    assert held.count("socket") == 1, held
-    assert "pipe" not in held, held
 
 
 def test_a_received_descriptor_is_not_inherited() -> None:

@@ -1,4 +1,4 @@
-"""The pause program is what its source says."""
+"""The two pieces of machine code are what their sources say."""
 
 from __future__ import annotations
 
@@ -10,20 +10,25 @@ from pathlib import Path
 import pytest
 
 from copepod.child import pause
+from copepod.linux import procfs
 
 pytestmark = pytest.mark.pure
-SOURCES = Path(pause.__file__).parent / "asm"
 
 
 @pytest.mark.parametrize("machine", ["x86_64", "aarch64"])
 def test_the_code_is_the_sources(machine: str, tmp_path: Path) -> None:
     if shutil.which("clang") is None:
         pytest.skip("no clang: it assembles for every machine")
-    target = tmp_path / "pause.o"
-    source = SOURCES / f"pause_{machine}.S"
-    command = ["clang", f"--target={machine}-linux-gnu", "-c", "-o", str(target), str(source)]
-    subprocess.run(command, check=True, timeout=60)
-    assert pause.image(machine).endswith(_text(target.read_bytes()))
+
+    def assembled(room: str, name: str) -> bytes:
+        source = Path(room).parent / "asm" / f"{name}_{machine}.S"
+        target = tmp_path / f"{name}.o"
+        command = ["clang", f"--target={machine}-linux-gnu", "-c", "-o", str(target), str(source)]
+        subprocess.run(command, check=True, timeout=60)
+        return _text(target.read_bytes())
+
+    assert pause.image(machine).endswith(assembled(pause.__file__, "pause"))
+    assert bytes.fromhex(procfs.CODE[machine]) == assembled(procfs.__file__, "procfs")
 
 
 def _text(data: bytes) -> bytes:

@@ -10,6 +10,7 @@ import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from types import ModuleType
     from typing import NoReturn
 
 # Meant for containerd itself (sd_notify(3), sd_listen_fds(3)); a shim that kept them could end
@@ -63,7 +64,7 @@ def resume() -> NoReturn:
 
 
 def _serve(given: dict[str, str]) -> NoReturn:
-    _import_asyncio()
+    lean_imports()
     from copepod import serve
 
     serve.serve(int(given["listener"]), given)
@@ -95,21 +96,71 @@ def _protect(given: dict[str, str]) -> None:
         posix.write(2, f"copepod shim: not protected from its containers: {error}\n".encode())
 
 
-def _import_asyncio() -> None:
-    """Imports asyncio without ssl, which is a tenth of all that a shim imports.
+def lean_imports() -> None:
+    """Imports asyncio and protobuf without what they import and a shim never uses; to be called
+    before anything else does. It saves 25 ms of a shim's start and 2 MB of its memory."""
+    _import_asyncio()
+    _import_protobuf()
 
-    asyncio does without where Python was built so (its own `try: import ssl`); None in sys.modules
-    is how an import is made to fail.
+
+def _import_asyncio() -> None:
+    """Imports asyncio without ssl, which is a tenth of all that a shim imports, and without
+    inspect, which it has for its users' errors.
+
+    asyncio does without ssl where Python was built so (its own `try: import ssl`); None in
+    sys.modules is how an import is made to fail. For inspect stands a module that becomes it at
+    the first use.
     """
     import sys
 
     if "asyncio" in sys.modules or "ssl" in sys.modules:
         return
     sys.modules["ssl"] = None  # type: ignore[assignment]
+    stand_in = None if "inspect" in sys.modules else _later("inspect")
+    if stand_in is not None:
+        sys.modules["inspect"] = stand_in
     try:
         import asyncio  # noqa: F401
     finally:
         del sys.modules["ssl"]
+        if stand_in is not None and sys.modules["inspect"] is stand_in:
+            del sys.modules["inspect"]
+
+
+def _later(name: str) -> ModuleType:
+    """Gives a module that imports the real one when it is asked for anything."""
+    import sys
+
+    stand_in = type(sys)(name)
+
+    def get(attribute: str) -> object:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        from importlib import import_module
+
+        return getattr(import_module(name), attribute)
+
+    stand_in.__getattr__ = get  # type: ignore[method-assign]  # PEP 562
+    return stand_in
+
+
+def _import_protobuf() -> None:
+    """Imports protobuf without the messages in Python that it has for want of its C library: it
+    imports them in any case, with date and time, pickle and text formats, 9 ms."""
+    import sys
+
+    name = "google.protobuf.internal.python_message"
+    if name in sys.modules:
+        return
+    from google.protobuf.internal import api_implementation
+
+    if api_implementation.Type() != "upb":
+        return
+    sys.modules[name] = type(sys)(name)
+    try:
+        import google.protobuf.any_pb2  # noqa: F401
+    finally:
+        del sys.modules[name]
 
 
 def _detach(listener: int, bundle: str) -> int:

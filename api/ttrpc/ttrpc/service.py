@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from .connection import STREAMS_MAX
 from .frames import MESSAGE_LENGTH_MAX
@@ -24,8 +23,7 @@ class Message(Protocol):
         """Gives the serialized message."""
 
 
-@dataclass(frozen=True, slots=True)
-class Method:
+class Method(NamedTuple):
     """One method of a service.
 
     `handler` is an async function of (request, context) that returns the response. With
@@ -50,8 +48,7 @@ class Service(Protocol):
         """Gives the methods by the names that travel on the wire."""
 
 
-@dataclass(frozen=True, slots=True)
-class Peer:
+class Peer(NamedTuple):
     """Who is at the other end of a unix socket (SO_PEERCRED, unix(7)).
 
     The ids are those of the moment of connect(2), as seen from this process's namespaces;
@@ -113,8 +110,7 @@ class Receiver(Protocol[M_co]):
         """Waits for a message; None after the last."""
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """What one connection may use.
 
     The protocol has no flow control. A stream whose reader falls behind by `inbox_messages` or

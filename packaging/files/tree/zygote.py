@@ -2,7 +2,7 @@
 
 import sys
 
-sys.path.insert(0, __file__.rpartition("/")[0])
+sys.path.append(__file__.rpartition("/")[0])
 from copepod.zygote.server import main
 
 main("/run/copepod/zygote.sock")

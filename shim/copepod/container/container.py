@@ -15,6 +15,7 @@ from copepod import errors, spec
 from copepod.container import cgroup, hooks, spawn
 from copepod.container.record import Record
 from copepod.container.resolver import Resolver
+from copepod.digest import sha256
 from copepod.engine import limits
 from copepod.values import dataclass, replace
 
@@ -176,8 +177,6 @@ async def _kill(process: spawn.Process) -> None:
 
 def netns_name(bundle: str) -> str:
     """Gives the name under /run/netns of the bundle's own network namespace."""
-    from hashlib import sha256
-
     return f"copepod-{sha256(bundle.encode()).hexdigest()[:16]}"
 
 

@@ -143,8 +143,7 @@ def _enter_pid(path: str) -> None:
 @cache
 def prepare() -> None:
     """Once in a shim's life: nothing that the child needs is still to be imported or looked up."""
-    import hashlib  # noqa: F401  # for the child, which imports nothing
-    import resource  # noqa: F401
+    import resource  # noqa: F401  # for the child, which imports nothing
 
     from copepod.child import execing  # noqa: F401
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 from functools import cache
-from hashlib import sha256
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
+from copepod.digest import sha256
 from copepod.linux import fds
 from copepod.linux import seccomp as kernel
 

@@ -103,8 +103,7 @@ class Profile:
 
 @functools.cache
 def _key(tier: str, settings: str) -> str:
-    from hashlib import sha256
-
+    from copepod.digest import sha256
     from copepod.engine import capi
 
     machine = os.uname().machine

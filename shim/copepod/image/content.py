@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from hashlib import sha256
 
 import grpc
 
@@ -91,6 +90,8 @@ class Containerd:
             data = os.pread(fd, os.fstat(fd).st_size, 0)
         finally:
             os.close(fd)
+        from hashlib import sha256
+
         if sha256(data).hexdigest() != blob.hex:
             raise errors.DataLoss(
                 f"{what} in containerd's content store is not what {blob.digest} stands for:"

@@ -7,7 +7,6 @@ by exec alone; a file of an image that is the very same module is the toolbox wh
 from __future__ import annotations
 
 import os
-from hashlib import sha256
 from typing import TYPE_CHECKING, NamedTuple
 
 from copepod import errors
@@ -82,6 +81,8 @@ def _digest(fd: int) -> str:
     found = os.fstat(fd)
     key = found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
     if key not in _known:
+        from hashlib import sha256
+
         state, at = sha256(), 0
         while chunk := os.pread(fd, 1 << 20, at):
             state.update(chunk)

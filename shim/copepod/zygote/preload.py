@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 
-from copepod import warm
+from copepod import entry, warm
 
 # What `copepod.warm` leaves to those shims that come to need it.
 MODULES = (
@@ -26,6 +26,7 @@ MODULES = (
 
 def everything() -> None:
     """Imports all of it, and makes ready for a container."""
+    entry.lean_imports()
     for name in MODULES:
         importlib.import_module(name)
     warm.create()

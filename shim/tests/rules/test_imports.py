@@ -52,3 +52,34 @@ def test_import_has_no_side_effect(module: str) -> None:
         [sys.executable, "-ISBc", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+LEAN = """
+import sys
+sys.path[:0] = {rooms}
+sys.path.append({site!r})
+from copepod import entry
+entry.lean_imports()
+from copepod import serve, warm
+warm.create()
+heavy = {{"ssl", "inspect", "pickle", "_hashlib", "google.protobuf.text_format"}} & set(sys.modules)
+assert not heavy, heavy
+import asyncio, inspect
+from google.protobuf.internal import python_message
+from google.protobuf.timestamp_pb2 import Timestamp
+assert inspect.signature(print)
+assert hasattr(python_message, "GeneratedProtocolMessageType")
+assert asyncio.iscoroutinefunction(asyncio.sleep) and not asyncio.iscoroutinefunction(print)
+assert "seconds: 7" in str(Timestamp(seconds=7))
+"""
+
+
+def test_a_shim_leaves_out_what_others_import_in_vain() -> None:
+    """And whoever needs it later has it whole."""
+    import sysconfig
+
+    code = LEAN.format(rooms=ROOMS, site=sysconfig.get_path("purelib"))
+    done = subprocess.run(
+        [sys.executable, "-ISBc", code], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -9,7 +9,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -40,13 +40,11 @@ class Result:
     ratio: float
     spread: str
     limit: float | None = None
-    budget: float | None = None
 
     @property
     def kept(self) -> bool:
-        """True when the ratio is within its limit and our time within its budget, if any."""
-        in_limit = self.limit is None or self.ratio <= self.limit
-        return in_limit and (self.budget is None or self.ours <= self.budget)
+        """True when the ratio is within its limit, if any."""
+        return self.limit is None or self.ratio <= self.limit
 
 
 Side = dict[str, Any]
@@ -170,7 +168,8 @@ class Bench:
         for step in shim_timing.STEPS:
             yield _result(f"shim: {step}", [(one[step], two[step]) for one, two in pairs], None)
         sums = [(one["Create"] + one["Start"], two["Create"] + two["Start"]) for one, two in pairs]
-        yield replace(_result("shim: Create and Start", sums, None), budget=15.0)
+        # What was asked for is 15 ms, on a machine where runc takes 34.
+        yield _result("shim: Create and Start", sums, 0.45)
 
     def _shim_side(
         self, runner: Runner, work: Path, image: str, args: Sequence[str]
@@ -281,7 +280,6 @@ def show(console: Console, title: str, results: Sequence[Result]) -> None:
     for one in results:
         colour = "green" if one.kept else "red"
         limit = f"{one.limit:g} times" if one.limit else ""
-        limit = f"{one.budget:g} ms" if one.budget else limit
         ratio = f"[{colour}]{one.ratio:.2f}[/]"
         table.add_row(one.what, f"{one.ours:.1f}", f"{one.runc:.1f}", ratio, one.spread, limit)
     console.print(table)

@@ -151,5 +151,8 @@ def prepare() -> None:
     caps.last()
     cgroup.prepare()
     sibling.prepare()
-    procfs.prepare()
+    try:
+        procfs.prepare()
+    except OSError:
+        pass  # a node where no memory may be made executable: guests are told, others need it not
     signals.ending()

@@ -80,6 +80,7 @@ def prepare() -> tuple[Callable[..., int], int, int]:
     if start == _MAP_FAILED:
         raise libc.fail()
     ctypes.memmove(start, code, len(code))
+    # Never both writable and executable; the change also has arm64's caches agree on what is there.
     mprotect = libc.function("mprotect", place, ctypes.c_size_t, word)
     if mprotect(start, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) < 0:
         raise libc.fail()

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import resource
 import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from copepod import errors
 from copepod.child.job import ProcMount
-from copepod.container import covers
+from copepod.container import covers, fork
+from copepod.linux import libc, ns, procfs
 from copepod.linux import mount as m
-from copepod.linux import ns, procfs
 
 pytestmark = [
     pytest.mark.system,
@@ -103,6 +105,29 @@ def test_a_refusal_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.StepFailed):
         covers.make([ProcMount("/proc", 0)])
     assert state() == before
+
+
+def test_a_node_where_memory_may_not_be_made_executable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A shim starts there as everywhere, and a guest's Create says what is wrong."""
+    real = libc.function
+
+    def refusing(name: str, *argtypes: Any, restype: Any = ctypes.c_int) -> Any:
+        if name != "mprotect":
+            return real(name, *argtypes, restype=restype)
+
+        def refuse(*_: object) -> int:
+            ctypes.set_errno(13)
+            return -1
+
+        return refuse
+
+    monkeypatch.setattr(libc, "function", refusing)
+    procfs.prepare.cache_clear()
+    fork.prepare.cache_clear()
+    fork.prepare()
+    with pytest.raises(errors.StepFailed, match="Permission denied"):
+        covers.make([ProcMount("/proc", 0)])
+    assert not procfs.prepare.cache_info().currsize
 
 
 def test_no_fds_left() -> None:

@@ -71,11 +71,14 @@ class Manager:
         loop = asyncio.get_running_loop()
         await loop.sock_connect(self._socket, path)
         authenticator = Authenticator()
-        for line in authenticator:
-            # All in one go: systemd's side overlooks a message that comes in one piece with BEGIN
-            # and waits for more, so BEGIN must have been read before the first one is sent.
-            await loop.sock_sendall(self._socket, line + BEGIN)
-            authenticator.feed(await self._receive())
+        # All in one go: systemd's side overlooks a message that comes in one piece with BEGIN
+        # and waits for more, so BEGIN must have been read before the first one is sent.
+        await loop.sock_sendall(self._socket, (authenticator.data_to_send() or b"") + BEGIN)
+        while not authenticator.authenticated:
+            line, end, rest = (await self._receive()).partition(b"\n")
+            authenticator.feed(line + end)
+            # On its private socket systemd tells of every change from then on.
+            self._parser.add_data(rest)
         if not is_bus:
             return
         bus = ("org.freedesktop.DBus", "/org/freedesktop/DBus", "org.freedesktop.DBus")

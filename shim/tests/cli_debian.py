@@ -10,6 +10,7 @@ from copepod.cli.system import Process
 
 ETC = "/etc/containerd/config.toml"
 EXE = "/usr/bin/containerd"
+OLD = Process(9, (EXE,), EXE, "/usr/bin", 1.0)  # it runs since before the files were written
 CONFIG = fakes.KUBEADM_DEBIAN_12
 
 

@@ -113,8 +113,7 @@ def _pid_namespace(job: Job) -> Iterator[None]:
     if names.middle or not (names.new_pid or names.pid_path):
         yield
         return
-    own = ns.own("pid")
-    try:
+    with ns.pid_kept():  # whose end only the parent comes to: the child leaves by os._exit
         try:
             if names.new_pid:
                 ns.unshare(ns.CLONE_NEWPID)
@@ -124,12 +123,6 @@ def _pid_namespace(job: Job) -> Iterator[None]:
             text = f"pid namespace {names.pid_path}".rstrip() + f": {error.strerror}"
             raise errors.StepFailed("pid", error.errno or 0, names.pid_path, text) from None
         yield
-    finally:
-        try:
-            # Only the parent comes here: the child leaves by os._exit.
-            ns.setns(own, ns.CLONE_NEWPID)
-        finally:
-            os.close(own)
 
 
 def _enter_pid(path: str) -> None:

@@ -43,8 +43,7 @@ def seal(root: str, fd: int) -> int:
 def prepare(root: str) -> None:
     """Makes the mount for the cache at `root` ahead of the first file, if that can be done."""
     try:
-        if root not in _trees:
-            _trees[root] = _clone(root)
+        _tree(root)
     except OSError:
         pass  # there is no cache yet, or none for us
 
@@ -58,17 +57,16 @@ def forget() -> None:
 def _through(root: str, name: str, fd: int) -> int:
     """Opens the file by its name below the cache; -1 where that is another one or none any more."""
     for _ in range(2):
-        if root not in _trees:
-            _trees[root] = _clone(root)
+        tree = _tree(root)
         try:
-            again = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=_trees[root])
+            again = os.open(name, _READ | os.O_NOFOLLOW, dir_fd=tree)
         except OSError:
             again = -1
         if again >= 0:
             if os.path.sameopenfile(again, fd):
                 return again
             os.close(again)
-        if os.path.samestat(os.stat(root), os.stat(_trees[root])):
+        if os.path.samestat(os.stat(root), os.stat(tree)):
             return -1
         os.close(_trees.pop(root))  # the folder was removed and made again
     return -1
@@ -83,8 +81,10 @@ def _alone(_root: str, _name: str, fd: int) -> int:
         os.close(tree)
 
 
-def _clone(root: str) -> int:
-    return _read_only(m.open_tree(libc.AT_FDCWD, root, m.OPEN_TREE_CLONE))
+def _tree(root: str) -> int:
+    if root not in _trees:
+        _trees[root] = _read_only(m.open_tree(libc.AT_FDCWD, root, m.OPEN_TREE_CLONE))
+    return _trees[root]
 
 
 def _read_only(tree: int) -> int:

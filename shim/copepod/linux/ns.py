@@ -6,8 +6,13 @@ It does not know which namespaces a container wants.
 from __future__ import annotations
 
 import os
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from copepod.linux import libc
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 CLONE_NEWTIME = 0x00000080
 CLONE_NEWNS = 0x00020000
@@ -47,6 +52,20 @@ def setns(fd: int, flags: int, path: str = "") -> None:
 def own(name: str) -> int:
     """Opens this process's own namespace by its /proc name."""
     return os.open(f"/proc/self/ns/{name}", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextmanager
+def pid_kept() -> Iterator[None]:
+    """Whatever is done inside to where our children are born, they are born into our own pid
+    namespace again behind it (pid_namespaces(7))."""
+    before = own("pid")
+    try:
+        yield
+    finally:
+        try:
+            setns(before, CLONE_NEWPID)
+        finally:
+            os.close(before)
 
 
 def set_hostname(name: str) -> None:

@@ -43,15 +43,9 @@ def fsopen(pidfd: int = -1) -> int:
     """
     if pidfd < 0:
         return _opened(ns.CLONE_NEWPID)
-    own = ns.own("pid")
-    try:
+    with ns.pid_kept():
         ns.setns(pidfd, ns.CLONE_NEWPID)
         return _opened(0)
-    finally:
-        try:
-            ns.setns(own, ns.CLONE_NEWPID)
-        finally:
-            os.close(own)
 
 
 def _opened(flags: int) -> int:
@@ -83,5 +77,8 @@ def prepare() -> tuple[Callable[..., int], int, int]:
     # Never both writable and executable; the change also has arm64's caches agree on what is there.
     mprotect = libc.function("mprotect", place, ctypes.c_size_t, word)
     if mprotect(start, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC) < 0:
-        raise libc.fail()
+        error = libc.fail()
+        why = "containerd's processes may not make memory executable, which all wasm needs: see "
+        why += "MemoryDenyWriteExecute= of its unit, and SELinux's execmem"
+        raise OSError(error.errno, f"{error.strerror}: {why}")
     return libc.function("clone", place, place, word, place), start, start + size

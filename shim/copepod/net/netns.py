@@ -31,27 +31,20 @@ def create(name: str, made: Callable[[int], None] | None = None) -> str:
     path = _path(name)
     step = "unshare"
     own = ns.own("net")
-    claimed = False
     try:
         try:
             ns.unshare(ns.CLONE_NEWNET)
             if made is not None:
                 step = "hand out"
                 _hand_out(made)
-            _claim(path)
-            claimed = True
             step = "lo-up"
             links.set_up(links.LOOPBACK)
             step = "mount"
-            mount.mount("/proc/self/ns/net", path, "", mount.MS_BIND)
+            _mount("/proc/self/ns/net", name)
         finally:
             _return_to(own)
-    except BaseException as error:
-        if claimed:
-            remove(name)
-        if isinstance(error, OSError):
-            raise StepFailed(step, error.errno or errno.EIO, path) from None
-        raise
+    except OSError as error:
+        raise StepFailed(step, error.errno or errno.EIO, path) from None
     finally:
         os.close(own)
     return path
@@ -81,14 +74,11 @@ def pin(name: str, pid: int) -> str:
     For a container whose first process has made its own namespace, which costs no fork here and
     lets the container's user namespace own it.
     """
-    path = _path(name)
-    _claim(path)
+    source = f"/proc/{pid}/ns/net"
     try:
-        mount.mount(f"/proc/{pid}/ns/net", path, "", mount.MS_BIND)
+        return _mount(source, name)
     except OSError as error:
-        remove(name)
-        raise StepFailed("network namespace", error.errno or 0, f"/proc/{pid}/ns/net") from None
-    return path
+        raise StepFailed("network namespace", error.errno or 0, source) from None
 
 
 def remove(name: str) -> None:
@@ -114,17 +104,29 @@ def remove(name: str) -> None:
         raise StepFailed("unlink", error.errno or 0, path) from None
 
 
-def _claim(path: str) -> None:
+def _mount(source: str, name: str) -> str:
+    """Gives the namespace at `source` its name; OSError where it can't be mounted."""
+    path = _claim(name)
+    try:
+        mount.mount(source, path, "", mount.MS_BIND)
+    except BaseException:
+        remove(name)
+        raise
+    return path
+
+
+def _claim(name: str) -> str:
     """Makes the empty file that a namespace is going to be mounted on."""
+    path = _path(name)
     try:
         _make_directory()
         os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
     except FileExistsError:
-        name = os.path.basename(path)
         text = f"the network namespace {path} exists: `ip netns delete {name}`"
         raise AlreadyExists(text) from None
     except OSError as error:
         raise StepFailed("network namespace", error.errno or 0, error.filename or RUN) from None
+    return path
 
 
 def _path(name: str) -> str:

@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 import cli_fakes as fakes
-from cli_debian import CONFIG, ETC, EXE, node_with, run
+from cli_debian import CONFIG, ETC, EXE, OLD, node_with, run
 from copepod import errors
 from copepod.cli.node import apply, check, detect, plan, restart, runtime
-from copepod.cli.system import Process, Result
+from copepod.cli.system import Result
 
-OLD = Process(9, (EXE,), EXE, "/usr/bin", 1.0)  # it runs since before the files were written
 VERSIONS = ("1.7.24", "v2.1.4")
 
 

@@ -8,12 +8,9 @@ from pathlib import Path
 import pytest
 
 import cli_fakes as fakes
-from cli_debian import CONFIG, ETC, EXE, node_with, run
+from cli_debian import CONFIG, ETC, EXE, OLD, node_with, run
 from copepod.cli.node import detect
 from copepod.cli.system import Process, Result
-
-OLD = Process(9, (EXE,), EXE, "/usr/bin", 1.0)  # it runs since before the files were written
-
 
 Captured = pytest.CaptureFixture[str]
 

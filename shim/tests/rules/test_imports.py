@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -41,17 +42,18 @@ def heavy_for(module: str) -> set[str]:
     return heavy
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_import_has_no_side_effect(module: str) -> None:
-    import sysconfig
-
-    code = PROBE.format(
-        rooms=ROOMS, site=sysconfig.get_path("purelib"), module=module, heavy=heavy_for(module)
-    )
+def run_alone(template: str, **words: object) -> None:
+    """In an interpreter that has imported nothing."""
+    code = template.format(rooms=ROOMS, site=sysconfig.get_path("purelib"), **words)
     done = subprocess.run(
         [sys.executable, "-ISBc", code], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_import_has_no_side_effect(module: str) -> None:
+    run_alone(PROBE, module=module, heavy=heavy_for(module))
 
 
 LEAN = """
@@ -78,10 +80,4 @@ assert "seconds: 7" in str(Timestamp(seconds=7))
 
 def test_a_shim_leaves_out_what_others_import_in_vain() -> None:
     """And whoever needs it later has it whole."""
-    import sysconfig
-
-    code = LEAN.format(rooms=ROOMS, site=sysconfig.get_path("purelib"))
-    done = subprocess.run(
-        [sys.executable, "-ISBc", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
+    run_alone(LEAN)

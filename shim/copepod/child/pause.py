@@ -13,6 +13,8 @@ import os
 import signal
 import struct
 
+from copepod.linux import sigmask
+
 _CODE = {
     "x86_64": (
         62,
@@ -68,7 +70,7 @@ def open_image() -> int:
 def become(fd: int) -> None:
     """Executes the program; returns if that can't be done. The signals that it waits for are
     blocked, all others have their default."""
-    signal.pthread_sigmask(signal.SIG_SETMASK, WANTED)
+    sigmask.set_(sigmask.of(WANTED))
     if fd < 0:
         return
     try:

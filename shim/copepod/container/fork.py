@@ -7,7 +7,6 @@ It knows what a child needs and not what it is for.
 from __future__ import annotations
 
 import os
-import signal
 import socket
 from contextlib import contextmanager
 from functools import cache
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 from copepod import errors
 from copepod.child import going, main, signals
 from copepod.container.talk import Talk
-from copepod.linux import caps, cgroup, libc, ns, procfs, sibling
+from copepod.linux import caps, cgroup, libc, ns, procfs, sibling, sigmask
 from copepod.values import replace
 
 if TYPE_CHECKING:
@@ -40,6 +39,10 @@ class Engine:
 
     def prepare(self) -> None:
         self._ahead = self._run.Ahead(self._knobs.profile(), self._knobs.tiers()[0])
+
+    def prepare_more(self) -> None:
+        if self._ahead is not None:
+            self._ahead.link()
 
     def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
         if toolbox and self._knobs is not self._toolbox:
@@ -74,9 +77,8 @@ def fork(job: Job, engine: Engine | None) -> Talk:
     meanwhile, so that no handler of ours runs in it."""
     prepare()
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, signals.everything())
     try:
-        with _pid_namespace(job):
+        with sigmask.all_blocked(), _pid_namespace(job):
             pid, groups = cgroup.fork(job.cgroup_fds)
             if pid == 0:
                 _be_child(replace(job, cgroup_fds=groups), theirs, engine)
@@ -85,7 +87,6 @@ def fork(job: Job, engine: Engine | None) -> Talk:
         raise
     finally:
         theirs.close()
-        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
     return Talk(ours, pid, middle=is_middle(job))
 
 

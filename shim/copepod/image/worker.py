@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.linux import cgroup, fds, prctl
+from copepod.linux import cgroup, fds, prctl, sigmask
 from copepod.values import dataclass, replace
 
 if TYPE_CHECKING:
@@ -276,7 +276,7 @@ def _leave_shim(parent: int) -> None:
     signal.set_wakeup_fd(-1)
     for number in _HANDLED:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    sigmask.set_(sigmask.NONE)
     prctl.prctl(prctl.PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
         os._exit(0)

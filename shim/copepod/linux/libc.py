@@ -78,6 +78,8 @@ _PROTOTYPES = (
     ("setdomainname", ctypes.c_char_p, ctypes.c_size_t),
     ("prctl", ctypes.c_int, *[ctypes.c_ulong] * 4),
     ("personality", ctypes.c_ulong),
+    ("signal", ctypes.c_int, ctypes.c_void_p),
+    ("pthread_sigmask", ctypes.c_int, ctypes.c_char_p, ctypes.c_char_p),
     ("fstatfs", ctypes.c_int, ctypes.c_void_p),
     ("sched_setaffinity", ctypes.c_int, ctypes.c_size_t, ctypes.c_char_p),
     ("capget", ctypes.c_void_p, ctypes.c_void_p),

@@ -12,13 +12,14 @@ import ctypes
 import mmap
 import os
 import signal
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
 from copepod.linux import libc, ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 # What the child does, assembled from asm/procfs_*.S (a test does it again): it uses no stack and
 # nothing of the C library, whose thread it shares.
@@ -52,7 +53,8 @@ def _opened(flags: int) -> int:
     clone, code, stack = prepare()
     result = ctypes.c_long()
     flags |= _CLONE_VM | _CLONE_FILES | _CLONE_VFORK | signal.SIGCHLD
-    pid = clone(code, stack, flags, ctypes.addressof(result))
+    with _on_this_cpu():
+        pid = clone(code, stack, flags, ctypes.addressof(result))
     if pid < 0:
         raise libc.fail()
     os.waitpid(pid, 0)  # it has ended: CLONE_VFORK has us wait for that
@@ -61,9 +63,27 @@ def _opened(flags: int) -> int:
     return result.value
 
 
+@contextmanager
+def _on_this_cpu() -> Iterator[None]:
+    """A child that is born inside is on our CPU, which is free while we wait for it; elsewhere it
+    could have to wait a millisecond for its turn."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {_cpu()()})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+@cache
+def _cpu() -> Callable[[], int]:
+    return libc.function("sched_getcpu")
+
+
 @cache
 def prepare() -> tuple[Callable[..., int], int, int]:
     """Gives clone(2), where the child's code is, and the end of a stack for it; once in a life."""
+    _cpu()
     code, size = bytes.fromhex(CODE[os.uname().machine]), mmap.PAGESIZE + _STACK
     word, place = ctypes.c_int, ctypes.c_void_p
     allocate = libc.function(

@@ -34,6 +34,9 @@ class Engine(Protocol):
     def prepare(self) -> None:
         """Does what needs no code yet, while that is looked for."""
 
+    def prepare_more(self) -> None:
+        """The same for what only some code will need, as long as there is none."""
+
     def load(self, fd: int, kind: str, *, toolbox: bool = False) -> object:
         """Maps compiled code; raises LookupError if the file has to be made again. `toolbox`: it
         is the node's own, with settings of its own."""

@@ -191,6 +191,8 @@ def obtain(
     # While the shim looks for the compiled code:
     context.arguments = hiding.erase_start()
     engine.prepare()
+    if not wire.has_news():
+        engine.prepare_more()
     for last in (False, True):
         (kind, entry, *own), received = wire.hear("module")
         if own:

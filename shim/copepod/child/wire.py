@@ -21,6 +21,7 @@ child says                                  shim says
 
 from __future__ import annotations
 
+import select
 import socket
 
 from copepod.linux.fds import receive
@@ -70,6 +71,10 @@ class Wire:
         if words[0] != tag:
             raise ConnectionError(f"the shim said {words[0]!r} where {tag!r} was due")
         return words[1:], received
+
+    def has_news(self) -> bool:
+        """Whether `hear` would not have to wait."""
+        return bool(select.select([self._socket], (), (), 0)[0])
 
     def hear_all(self, tag: str, count: int) -> list[int]:
         """Waits for `count` messages with one fd each, and gives the fds."""

@@ -11,12 +11,16 @@ import re
 import resource
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.engine import capi, coredump, objects
 from copepod.engine.limits import Knobs
 from copepod.engine.profile import Profile
 from copepod.values import dataclass, field
+
+if TYPE_CHECKING:
+    from copepod.engine.imports import Imports
 
 TRAP_EXIT_CODE = 134  # 128 + SIGABRT; 137 would read as an out-of-memory kill
 _EXITING = b"exit"
@@ -31,10 +35,16 @@ _CAUSE = re.compile(r"^(?!Caused by:).*\S")
 
 
 class Loaded:
-    """Mapped code and the engine that mapped it."""
+    """Mapped code, the engine that mapped it, and what it may import if that is made already."""
 
-    def __init__(self, engine: objects.Engine, module: objects.Module, profile: Profile) -> None:
-        self.engine, self.module, self.profile = engine, module, profile
+    def __init__(
+        self,
+        engine: objects.Engine,
+        module: objects.Module,
+        profile: Profile,
+        imports: Imports | None = None,
+    ) -> None:
+        self.engine, self.module, self.profile, self.imports = engine, module, profile, imports
 
     @property
     def kind(self) -> str:

@@ -10,7 +10,8 @@ import os
 
 from copepod import errors
 from copepod.engine import artifact, capi, component, guest, listen, objects, wasi
-from copepod.engine.guest import ExitCode, Loaded, Options, Ready
+from copepod.engine.guest import Loaded, Options, Ready
+from copepod.engine.imports import Imports
 from copepod.engine.limits import Preopen
 from copepod.engine.preview1 import MODULE as _P1
 from copepod.engine.profile import Profile
@@ -29,7 +30,10 @@ class Unusable(errors.DataLoss):
 
 
 class Ahead:
-    """An engine made before it is known what it is to run: for the code that is most likely."""
+    """An engine made before it is known what it is to run: for the code that is most likely.
+
+    `link` makes what a core module imports, too, which a component has no use for.
+    """
 
     def __init__(self, profile: Profile, tier: str) -> None:
         _quiet()
@@ -39,15 +43,24 @@ class Ahead:
         self._engine: objects.Engine | None = None
         if profile.profiling == "none":
             self._engine = self._profile.at(tier).engine()
+        self._imports: Imports | None = None
 
-    def take(self, tier: str) -> objects.Engine:
-        """Gives an engine for code of this tier; the one that was made, if it fits, once."""
+    def link(self) -> None:
+        """Makes the imports, too."""
+        if self._engine is not None:
+            self._imports = Imports(self._engine)
+
+    def take(self, tier: str) -> tuple[objects.Engine, Imports | None]:
+        """Gives an engine for code of this tier; what was made, if it fits, once."""
         made, self._engine = self._engine, None
+        imports, self._imports = self._imports, None
         if made is not None and tier == self._tier:
-            return made
+            return made, imports
+        if imports is not None:
+            imports.linker.close()
         if made is not None:
             made.close()
-        return self._profile.at(tier).engine()
+        return self._profile.at(tier).engine(), None
 
 
 def load(fd: int, kind: str, profile: Profile, ahead: Ahead | None = None) -> Loaded:
@@ -68,14 +81,14 @@ def load(fd: int, kind: str, profile: Profile, ahead: Ahead | None = None) -> Lo
         capi.pin_name_lookup()
         capi.library()
         return Unmade(os.pread(fd, trailer.length, 0), kind, profile)
-    engine = (ahead or Ahead(profile, trailer.tier)).take(trailer.tier)
+    engine, imports = (ahead or Ahead(profile, trailer.tier)).take(trailer.tier)
     try:
         module = objects.Module.deserialize_file(engine, f"/proc/self/fd/{fd}", kind)
     except capi.EngineError as error:
         engine.close()
         reason = " ".join(error.message.split())
         raise Unusable(f"the engine does not take the compiled file: {reason}") from None
-    return Loaded(engine, module, profile)
+    return Loaded(engine, module, profile, imports)
 
 
 def _quiet() -> None:
@@ -100,9 +113,8 @@ def link(loaded: Loaded, options: Options) -> Ready:
         return component.link(loaded, options)
     knobs = options.knobs
     entry, results = _entry(loaded.module, options.entry or knobs.entry)
-    linker, exit_code = objects.Linker(loaded.engine), ExitCode()
-    linker.define_wasi()
-    linker.define(_P1, "proc_exit", "i", "", exit_code.proc_exit)
+    imports = loaded.imports or Imports(loaded.engine)
+    linker, exit_code = imports.linker, imports.exit_code
     store = guest.store(loaded, knobs)
     env, preopens, connected = options.env, knobs.preopens, None
     if knobs.listen:

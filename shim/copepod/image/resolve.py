@@ -209,7 +209,7 @@ async def _file(found: Found, name: str, bench: worker.Settings) -> tuple[int, s
             inside=bench.inside,
         )
         return await child.code(source.what)
-    if not code.best and worker.has_room(bench, os.fstat(found.fd).st_size):
+    if not code.best:
         _improve_later(source, bench)
     return code.fd, code.kind
 
@@ -222,11 +222,12 @@ def _improve_later(source: worker.Source, bench: worker.Settings) -> None:
 
     async def improve() -> None:
         await asyncio.sleep(_STARTED)
-        builder.Child.fork(
-            lambda wire: worker.improve(bench, source, worker.read(bench, source)),
-            bench,
-            [source.fd],
-        ).leave()
+        if worker.has_room(bench, os.fstat(source.fd).st_size):
+            builder.Child.fork(
+                lambda wire: worker.improve(bench, source, worker.read(bench, source)),
+                bench,
+                [source.fd],
+            ).leave()
 
     def close(_: asyncio.Task[None]) -> None:
         for fd in (source.fd, *bench.cgroup_fds):

@@ -113,19 +113,26 @@ def guest(
     *args: str,
     stdin: bytes = b"",
     tier: str = "cranelift",
+    ahead: str = "",
     knobs: Knobs | None = None,
     before: Callable[[], object] | None = None,
     limit: float = LIMIT,
     **options: object,
 ) -> Outcome:
-    """Compiles a module and runs it with `args` behind its own name; `before` runs in the child."""
+    """Compiles a module and runs it with `args` behind its own name; `before` runs in the child.
+
+    `ahead`: for which tier an engine, and what a core module imports, are there before the code.
+    """
     data = module if isinstance(module, bytes) else module.read_bytes()
     knobs = knobs or Knobs()
     profile = knobs.profile().at(tier)
     fd = compiled(data, profile)
 
     def work() -> int:
-        loaded = run.load(fd, engine_compile.kind(data), profile)
+        made = run.Ahead(profile, ahead) if ahead else None
+        if made is not None:
+            made.link()
+        loaded = run.load(fd, engine_compile.kind(data), profile, made)
         if before:
             before()
         words = ["/guest.wasm", *args]

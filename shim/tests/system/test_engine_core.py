@@ -64,6 +64,12 @@ def test_exit_codes(code: int) -> None:
     assert guest(make.c("probe"), "exit", str(code)).code == code
 
 
+@pytest.mark.parametrize("ahead", TIERS)
+@pytest.mark.parametrize("tier", TIERS)
+def test_what_is_made_before_the_code_is_used_or_given_back(tier: str, ahead: str) -> None:
+    assert guest(make.c("probe"), "exit", "7", tier=tier, ahead=ahead).code == 7
+
+
 @pytest.mark.parametrize(("given", "code"), [(256, 0), (257, 1), (0xFFFFFFFF, 255)])
 def test_eight_bits_of_an_exit_code_count(given: int, code: int) -> None:
     module = wat(f'{EXIT} (func (export "_start") (call $exit (i32.const {given})))')

@@ -24,7 +24,7 @@ from copepod.task.events import Publisher
 from copepod.task.service import TaskService
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from copepod.task.io import Stdio
     from copepod_api import task_v2_pb2 as pb
@@ -41,8 +41,14 @@ class Runtime:
     reads that, and nobody reads why a shim has ended.
     """
 
-    def __init__(self, node: container.Node | errors.Error, namespace: str) -> None:
-        self._node, self._namespace = node, namespace
+    def __init__(
+        self,
+        node: container.Node | errors.Error,
+        namespace: str,
+        expect: Callable[[], None],
+    ) -> None:
+        """`expect` is called when a container is almost made."""
+        self._node, self._namespace, self._expect = node, namespace, expect
 
     async def create(self, request: pb.CreateTaskRequest, stdio: Stdio) -> container.Container:
         """See `container.create`."""
@@ -57,7 +63,7 @@ class Runtime:
             ),
             terminal=request.terminal,
         )
-        return await container.create(self._node, wanted, stdio.child)
+        return await container.create(self._node, wanted, stdio.child, self._expect)
 
 
 class _Version3:
@@ -105,7 +111,11 @@ async def _serve(sock: socket.socket, given: Mapping[str, str], log: Log) -> Non
         over.set()
 
     tasks = TaskService(
-        Runtime(node, given["namespace"]), publisher.publish, empty, given["namespace"], log
+        Runtime(node, given["namespace"], publisher.expect),
+        publisher.publish,
+        empty,
+        given["namespace"],
+        log,
     )
 
     def status_of(error: BaseException) -> tuple[int, str]:

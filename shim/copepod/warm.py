@@ -22,6 +22,7 @@ def create() -> None:
     from copepod.engine import capi, run  # noqa: F401
     from copepod.engine.limits import Knobs
     from copepod.image import cache, digests  # noqa: F401
+    from copepod.linux import heap
     from copepod.net import links, netns  # noqa: F401
 
     if spawn.machine().unified:
@@ -34,6 +35,7 @@ def create() -> None:
     for tier in knobs.tiers():
         knobs.profile().at(tier).key()
     links.prepare()
+    heap.plug()  # after all that leaves holes
 
 
 def shim(settings: Config) -> None:

@@ -12,10 +12,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from copepod import errors, spec
-from copepod.container import cgroup, hooks, spawn
+from copepod.container import cgroup, hooks, own_network, spawn
 from copepod.container.record import Record
 from copepod.container.resolver import Resolver
-from copepod.digest import sha256
 from copepod.engine import limits
 from copepod.values import dataclass, replace
 
@@ -54,11 +53,14 @@ class Node:
     log: Log
 
 
-async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
+async def create(
+    node: Node, wanted: Wanted, stdio: Sequence[int], almost: Callable[[], None] = lambda: None
+) -> Container:
     """Builds the container up to the point where its program waits for the word to go.
 
-    `stdio` are the process's fds 0, 1, 2 (-1: /dev/null); they stay the caller's. Raises an
-    errors.Error or OSError, and leaves nothing behind then.
+    `stdio` are the process's fds 0, 1, 2 (-1: /dev/null); they stay the caller's. `almost` is
+    called when only the process itself has work left. Raises an errors.Error or OSError, and
+    leaves nothing behind then.
     """
     loaded = spec.load(f"{wanted.bundle}/config.json")
     knobs = _knobs(node, loaded)
@@ -66,38 +68,48 @@ async def create(node: Node, wanted: Wanted, stdio: Sequence[int]) -> Container:
     async with AsyncExitStack() as undo:
         undo.callback(record.forget_if_freed)
         undo.push_async_callback(_poststop, node, wanted, loaded)
-        own_netns = _wants_netns(loaded)
+        own_netns = own_network.wanted(loaded)
         if own_netns:
-            record.netns = netns_name(wanted.bundle)
+            record.netns = own_network.name(wanted.bundle)
         group = await _make_cgroup(node, loaded, record, wanted.id, undo)
         # Unless its user namespace is to own it.
         by_us = own_netns and not any(n.type == "user" for n in loaded.linux.namespaces)
 
         def network(made: Callable[[int], None]) -> None:
-            _make_netns(record.netns, made, undo)
+            own_network.make(record.netns, made, undo)
+
+        oom: OomWatch | None = None
 
         def forked(pid: int) -> None:
+            nonlocal oom
             record.set_process(pid)
             record.write()
+            oom = group.oom_watch()
+            if oom is not None:
+                undo.callback(oom.close)
+
+        async def built() -> None:
+            # The devices that the child had to reach are out of the program's reach from then on.
+            await group.seal()
+            almost()
 
         fds = group.procs_fds()
         try:
             order = _order(node, wanted, loaded, knobs, stdio, fds)
             if by_us:
                 order = replace(order, network=network)
-            # The devices that the child had to reach are out of the program's reach from then on.
-            process = await _spawn(node, wanted, replace(order, forked=forked, built=group.seal))
+            process = await _spawn(node, wanted, replace(order, forked=forked, built=built))
         finally:
             for fd in fds:
                 os.close(fd)
         undo.push_async_callback(_kill, process)
         if own_netns and not by_us:
-            _name_netns(record.netns, process.pid, undo)
+            own_network.pin(record.netns, process.pid, undo)
         if record.pid != process.pid:  # a process in between has made it
             record.set_process(process.pid)
             record.write()
         undo.pop_all()
-    return Container(node, wanted, loaded, knobs, record, group, process)
+    return Container(node, wanted, loaded, knobs, record, group, process, oom)
 
 
 def _knobs(node: Node, loaded: spec.Spec) -> limits.Knobs:
@@ -140,26 +152,6 @@ async def _free_cgroup(node: Node, group: cgroup.Cgroup, record: Record, name: s
         node.log.warning("not all could be freed", id=name, error=error)
 
 
-def _wants_netns(loaded: spec.Spec) -> bool:
-    """Whether it is to have a new one and gives no path (`ctr run`): CNI makes those of pods."""
-    return any(n.type == "network" and not n.path for n in loaded.linux.namespaces)
-
-
-def _make_netns(name: str, made: Callable[[int], None], undo: AsyncExitStack) -> None:
-    from copepod.net import netns
-
-    netns.create(name, made)
-    undo.callback(netns.remove, name)
-
-
-def _name_netns(name: str, pid: int, undo: AsyncExitStack) -> None:
-    """Names the one that the container has made itself."""
-    from copepod.net import netns
-
-    netns.pin(name, pid)
-    undo.callback(netns.remove, name)
-
-
 async def _poststop(node: Node, wanted: Wanted, loaded: spec.Spec) -> None:
     """Runs the hooks that clear up, also after one that set up less than it should have
     (runtime.md, "Lifecycle"): nothing is left of the container by then."""
@@ -173,11 +165,6 @@ async def _kill(process: spawn.Process) -> None:
     process.kill(SIGKILL)
     await reap_when_dead(process.pidfd)
     process.close()
-
-
-def netns_name(bundle: str) -> str:
-    """Gives the name under /run/netns of the bundle's own network namespace."""
-    return f"copepod-{sha256(bundle.encode()).hexdigest()[:16]}"
 
 
 def _order(
@@ -228,10 +215,11 @@ class Container:
         record: Record,
         group: cgroup.Cgroup,
         init: spawn.Process,
+        oom: OomWatch | None,
     ) -> None:
         self._node, self._wanted, self.spec, self._knobs = node, wanted, loaded, knobs
         self._record, self._cgroup, self.init = record, group, init
-        self._oom: OomWatch | None = None
+        self._oom = oom
         self._oom_seen: Callable[[], None] = lambda: None
 
     def pids(self) -> list[int]:
@@ -301,7 +289,6 @@ class Container:
 
     def watch_oom(self, killed: Callable[[], None]) -> None:
         """Calls `killed` when the kernel kills a process of the container for lack of memory."""
-        self._oom = self._cgroup.oom_watch()
         self._oom_seen = killed
         if self._oom is not None:
             asyncio.get_running_loop().add_reader(self._oom.fd, self._on_oom)

@@ -61,6 +61,10 @@ class Publisher:
         self._empty.clear()
         self._more.set()
 
+    def expect(self) -> None:
+        """Says that an event is about to come: the connection for it is made meanwhile."""
+        self._more.set()
+
     def _envelope(self, topic: str, event: Message, at: int) -> bytes:
         from copepod_api import any as bare_any
         from copepod_api import events_service_pb2 as pb
@@ -77,6 +81,8 @@ class Publisher:
         """Sends for ever; to be run as a task and cancelled."""
         while True:
             await self._more.wait()
+            if not self._queue:
+                await self._dial_ahead()
             while self._queue:
                 first = topic, event, at = self._queue[0]
                 await self._deliver(topic, self._envelope(topic, event, at))
@@ -85,6 +91,13 @@ class Publisher:
                     self._queue.popleft()
             self._more.clear()
             self._empty.set()
+
+    async def _dial_ahead(self) -> None:
+        if self._connection is None:
+            try:
+                self._connection = await self._dial(self._path)
+            except Exception as error:  # the event itself will be tried again
+                self._log.debug("containerd does not take events yet", error=error)
 
     async def _deliver(self, topic: str, payload: bytes) -> None:
         for attempt in range(1, TRIES + 1):

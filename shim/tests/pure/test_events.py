@@ -23,9 +23,11 @@ class Containerd:
         self.taken: list[ForwardRequest] = []
         self.dialled = self.closed = 0
         self.one_taken = asyncio.Event()
+        self.asked = asyncio.Event()
 
     async def __call__(self, path: str) -> Containerd:
         self.dialled += 1
+        self.asked.set()
         if self.refusals:
             self.refusals -= 1
             raise ConnectionRefusedError(path)
@@ -104,6 +106,38 @@ def test_a_connection_closed_meanwhile_is_made_anew() -> None:
         assert peer.dialled == 2
 
     run(body, Containerd())
+
+
+def test_the_connection_is_there_before_the_event_that_was_announced() -> None:
+    async def body(publisher: events.Publisher, peer: Containerd) -> None:
+        publisher.expect()
+        await peer.asked.wait()
+        publisher.publish("/tasks/exit", exit_of("a"))
+        await publisher.flush(10)
+        assert (peer.dialled, names(peer)) == (1, ["a"])
+
+    run(body, Containerd())
+
+
+def test_an_announced_event_that_never_comes_keeps_nobody_waiting() -> None:
+    async def body(publisher: events.Publisher, peer: Containerd) -> None:
+        publisher.expect()
+        await peer.asked.wait()
+        await publisher.flush(0.001)
+        assert (peer.closed, peer.taken) == (1, [])
+
+    run(body, Containerd())
+
+
+def test_an_announcement_to_an_absent_containerd_costs_the_event_no_try() -> None:
+    async def body(publisher: events.Publisher, peer: Containerd) -> None:
+        publisher.expect()
+        await peer.asked.wait()
+        publisher.publish("/tasks/exit", exit_of("a"))
+        await publisher.flush(10)
+        assert (peer.dialled, names(peer)) == (2, ["a"])
+
+    run(body, Containerd(refusals=1))
 
 
 def test_nobody_waits_for_an_absent_containerd() -> None:

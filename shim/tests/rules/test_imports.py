@@ -60,8 +60,14 @@ LEAN = """
 import sys
 sys.path[:0] = {rooms}
 sys.path.append({site!r})
+import os
+registered = []
+os.register_at_fork = lambda **hooks: registered.append(hooks)
 from copepod import entry
 entry.lean_imports()
+assert not registered, registered
+assert os.register_at_fork.__module__ == "posix"
+assert {{"threading", "logging"}} < set(sys.modules)
 from copepod import serve, warm
 warm.create()
 heavy = {{"ssl", "inspect", "pickle", "_hashlib", "google.protobuf.text_format"}} & set(sys.modules)

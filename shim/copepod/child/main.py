@@ -39,13 +39,14 @@ if TYPE_CHECKING:
     from copepod.child.payload import Payload
 
 
-def run(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
-    """Is the child. Whatever happens is told over the wire, if it still can be."""
+def run(job: Job, groups: tuple[int, ...], sock: socket.socket, engine: Engine | None) -> NoReturn:
+    """Is the child, which is yet to enter `groups`. Whatever happens is told over the wire, if it
+    still can be."""
     try:
         gc.disable()
         wire = Wire(sock)
         try:
-            _start(job, wire, engine)
+            _start(job, groups, wire, engine)
         except BaseException as error:
             report(wire, error)
     finally:
@@ -81,11 +82,11 @@ def do(ops: tuple[Op, ...], context: Context) -> None:
             raise Step(op.describe(), error) from None
 
 
-def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
+def _start(job: Job, groups: tuple[int, ...], wire: Wire, engine: Engine | None) -> None:
     signals.default()
     # Nobody who shares our pid namespace may look into us; execve ends it (prctl(2)).
     prctl.prctl(prctl.PR_SET_DUMPABLE, 0)
-    keep = [wire.fileno(), *job.cgroup_fds, *(fd for fd in job.stdio if fd >= 0)]
+    keep = [wire.fileno(), *groups, *(fd for fd in job.stdio if fd >= 0)]
     if job.init_pidfd >= 0:
         keep.append(job.init_pidfd)
     if min(job.stdio) < 0:
@@ -99,7 +100,7 @@ def _start(job: Job, wire: Wire, engine: Engine | None) -> None:
         context.null = dev.node_null()
     if job.program.cpus_at_first is not None:
         privs.affinity(job.program.cpus_at_first)
-    join.enter_cgroups(job.cgroup_fds)
+    join.enter_cgroups(groups)
     if job.program.cpus_at_first is None and job.program.cpus is None:
         privs.any_cpu()
     if job.kind == "exec" or job.namespaces.middle:

@@ -33,6 +33,7 @@ class Engine:
         from copepod.engine.limits import Knobs, Preopen
 
         capi.library()
+        capi.pin_name_lookup()
         self._run, self._preopen, self._knobs = run, Preopen, limits or Knobs()
         self._toolbox = toolbox or Knobs()
         self._ahead: run.Ahead | None = None
@@ -81,7 +82,7 @@ def fork(job: Job, engine: Engine | None) -> Talk:
         with sigmask.all_blocked(), _pid_namespace(job):
             pid, groups = cgroup.fork(job.cgroup_fds)
             if pid == 0:
-                _be_child(replace(job, cgroup_fds=groups), theirs, engine)
+                _be_child(job, groups, theirs, engine)
     except BaseException:
         ours.close()
         raise
@@ -90,9 +91,11 @@ def fork(job: Job, engine: Engine | None) -> Talk:
     return Talk(ours, pid, middle=is_middle(job))
 
 
-def _be_child(job: Job, sock: socket.socket, engine: Engine | None) -> NoReturn:
+def _be_child(
+    job: Job, groups: tuple[int, ...], sock: socket.socket, engine: Engine | None
+) -> NoReturn:
     try:
-        main.run(job, sock, engine)
+        main.run(job, groups, sock, engine)
     finally:
         os._exit(going.FAILED)
 

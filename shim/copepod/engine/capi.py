@@ -212,8 +212,10 @@ def allow_sockets(config: int) -> bool:
     return True
 
 
+@functools.cache
 def pin_name_lookup() -> None:
-    """Has the C library look names up by its own code only, whatever nsswitch.conf says.
+    """Has the C library look names up by its own code only, whatever nsswitch.conf says, in this
+    process and in what it forks.
 
     The engine calls getaddrinfo in the container, where the image's /etc/nsswitch.conf would name
     libraries of the image, native code, to be loaded into this process: the guest's way out of

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from functools import cache
 from typing import TYPE_CHECKING
 
 from copepod.child.privs import Step
@@ -42,14 +43,22 @@ def erase_start() -> tuple[int, int]:
 
     A fork has both from the shim. (prctl(2)'s PR_SET_MM needs CAP_SYS_RESOURCE, memory does not.)
     """
+    arg_start, arg_end, env_start, env_end = start_places()
+    if 0 < env_start < env_end:
+        ctypes.memset(env_start, 0, env_end - env_start)
+    return arg_start, arg_end
+
+
+@cache
+def start_places() -> tuple[int, int, int, int]:
+    """Gives where this process's memory has the arguments and the environment of its program's
+    start, first byte and end of each; a fork has them at the same places."""
     fd = os.open("/proc/self/stat", os.O_RDONLY | os.O_CLOEXEC)
     text = os.read(fd, 4096)
     os.close(fd)
     fields = text[text.rindex(b")") + 2 :].split()
-    arg_start, arg_end, env_start, env_end = map(int, fields[_ARG_START : _ARG_START + 4])
-    if 0 < env_start < env_end:
-        ctypes.memset(env_start, 0, env_end - env_start)
-    return arg_start, arg_end
+    first, second, third, fourth = map(int, fields[_ARG_START : _ARG_START + 4])
+    return first, second, third, fourth
 
 
 def rename(place: tuple[int, int], args: Sequence[str]) -> None:

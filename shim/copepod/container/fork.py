@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
-from copepod.child import going, main, signals
+from copepod.child import going, hiding, main, signals
 from copepod.container.talk import Talk
 from copepod.linux import caps, cgroup, libc, ns, procfs, sibling, sigmask
 from copepod.values import replace
@@ -153,3 +153,4 @@ def prepare() -> None:
     except OSError:
         pass  # a node where no memory may be made executable: guests are told, others need it not
     signals.ending()
+    hiding.start_places()

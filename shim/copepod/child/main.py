@@ -133,6 +133,8 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
         wire.hear("hooked")
     state = hooks.state(job.hook_state, "creating", os.getpid())
     hooks.run("createContainer", job.container_hooks, state)
+    # As the shim hands out code it writes the device rules: what is a device is opened before.
+    context.null = dev.own_null(context.root, context.null)
     found: Payload | None = None
     code: tuple[object, str] = (None, "")
     if job.kind != "sandbox":
@@ -140,7 +142,6 @@ def _create(context: Context, wire: Wire, engine: Engine | None) -> None:
         code = obtain(context, found, wire, engine)
     env = payload.environment(context.root, job.program)
     labels.prepare(context, executes=found is not None and found.kind == "native")
-    context.null = dev.own_null(context.root, context.null)
     if context.hidden:
         hiding.cover(context.root, context.hidden, job.proc_mounts)
     do(job.last, context)

@@ -51,7 +51,8 @@ class Cgroup:
     async def seal(self) -> None:
         """Puts the device rules in force: after the child's mounts, before the guest's code.
 
-        mount(2) of a block device asks the devices controller, so the rules come last.
+        mount(2) of a block device asks the devices controller, so the rules come last. In version
+        1 no device can be opened while they are written: all are denied before some are allowed.
         """
         from copepod.container import devices
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from copepod.child.cgroupfs import Hierarchy
-    from copepod.spec import RootfsMount, Spec
+    from copepod.spec import Process, RootfsMount, Spec
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +67,9 @@ def create(
             *plan_mounts.inside(spec, bundle, machine, clones),
             *(plan_dev.nodes(spec, in_userns) if setup_dev else ()),
             *_names(spec),
+            *(_terminal(spec.process, console=setup_dev) if terminal else ()),
         ),
-        last=_last(spec, terminal, setup_dev),
+        last=_last(spec, spec.process),
         proc_mounts=plan_mounts.procfs(spec),
         places=plan_mounts.places(spec),
         terminal=terminal,
@@ -216,15 +217,16 @@ def _names(spec: Spec) -> tuple[j.Op, ...]:
     return tuple(steps)
 
 
-def _last(spec: Spec, terminal: bool, setup_dev: bool) -> tuple[j.Op, ...]:
-    """What comes after the program has been found: all that makes the root smaller."""
-    process = spec.process
-    assert process is not None
-    steps: list[j.Op] = []
-    if terminal:
-        size = plan_process.console_size(process)
-        steps.append(plan_dev.Terminal(process.user.uid, size, console=setup_dev))
-    steps.append(ops.WorkingDirectory(process.cwd or "/"))
+def _terminal(process: Process, *, console: bool) -> tuple[j.Op, ...]:
+    """Not later: while the device rules are written nothing can be opened for a moment."""
+    size = plan_process.console_size(process)
+    return (plan_dev.Terminal(process.user.uid, size, console=console),)
+
+
+def _last(spec: Spec, process: Process) -> tuple[j.Op, ...]:
+    """What comes after the program has been found: all that makes the root smaller. Device rules
+    are written meanwhile, so that no device may be opened in it."""
+    steps: list[j.Op] = [ops.WorkingDirectory(process.cwd or "/")]
     if spec.linux.readonly_paths:
         steps.append(ops.ReadonlyPaths(spec.linux.readonly_paths))
     if spec.linux.masked_paths:

@@ -6,6 +6,7 @@ import asyncio
 import os
 import select
 import signal
+import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -22,6 +23,7 @@ from fakes.walls import bind, cri, nothing_is_left, read  # noqa: F401
 
 pytestmark = walls.needs
 
+DEVICES = "/sys/fs/cgroup/devices"
 Resolve = Callable[[spawn.Found], Awaitable[spawn.Module]]
 
 HELLO = make.wat(
@@ -89,6 +91,43 @@ def test_a_layer_of_the_image() -> None:
         ("missing", "", -1),
         ("missing", "/app.wasm", -1),
     ]
+
+
+@pytest.mark.skipif(
+    not Path(DEVICES).is_dir(), reason="version 2 puts all device rules in force at once"
+)
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_device_is_opened_once_the_code_is_asked_for(tmp_path: Path, terminal: bool) -> None:
+    """The shim writes the device rules then, and for a moment all are denied."""
+    group = Path(tempfile.mkdtemp(dir=DEVICES, prefix=f"copepod-{os.getpid()}-"))
+    good = resolving([])
+
+    async def denying(found: spawn.Found) -> spawn.Module:
+        (group / "devices.deny").write_text("a")
+        return await good(found)
+
+    async def scenario() -> None:
+        bundle = walls.Bundle(spec(tmp_path, "/mod/hello.wasm"))
+        tasks = os.open(group / "tasks", os.O_WRONLY | os.O_CLOEXEC)
+        process = await spawn.create(bundle.order(terminal=terminal, cgroup_fds=[tasks]), denying)
+        os.close(tasks)
+        stdin = os.stat(f"/proc/{process.pid}/fd/0")
+        assert (os.major(stdin.st_rdev), os.minor(stdin.st_rdev)) == (
+            (136, 0) if terminal else (1, 3)
+        )
+        assert stdin.st_dev != os.stat("/dev/null").st_dev, "it is the container's own device"
+        (group / "devices.allow").write_text("a")
+        await process.start()
+        if terminal:
+            assert walls.read_all(process.console) == "hello\r\n"
+            os.close(process.console)
+        assert walls.ended(process) == 5
+        bundle.close()
+
+    try:
+        asyncio.run(scenario())
+    finally:
+        group.rmdir()
 
 
 def test_a_module_that_wants_what_is_not_there(tmp_path: Path) -> None:

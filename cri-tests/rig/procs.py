@@ -28,8 +28,12 @@ def descriptors(pid: int) -> int:
 
 
 def pss(pid: int) -> int:
-    """Its proportional share of memory, in bytes."""
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+    """Its proportional share of memory, in bytes; none once it has ended."""
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    for line in lines:
         if line.startswith("Pss:"):
             return int(line.split()[1]) * 1024
     return 0

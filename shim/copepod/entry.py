@@ -117,18 +117,30 @@ def _import_asyncio() -> None:
 
     if "asyncio" in sys.modules or "ssl" in sys.modules:
         return
-    sys.modules["ssl"] = None  # type: ignore[assignment]
-    stand_in = None if "inspect" in sys.modules else _later("inspect")
-    if stand_in is not None:
-        sys.modules["inspect"] = stand_in
     os.register_at_fork = lambda **_: None
     try:
-        import asyncio  # noqa: F401
+        with _StandIn("ssl", None), _StandIn("inspect", _later("inspect")):
+            import asyncio  # noqa: F401
     finally:
         os.register_at_fork = posix.register_at_fork
-        del sys.modules["ssl"]
-        if stand_in is not None and sys.modules["inspect"] is stand_in:
-            del sys.modules["inspect"]
+
+
+class _StandIn:
+    """Inside, an import of `name` gives `module`, unless the real one is there already."""
+
+    def __init__(self, name: str, module: ModuleType | None) -> None:
+        self._name, self._module = name, module
+
+    def __enter__(self) -> None:
+        import sys
+
+        sys.modules.setdefault(self._name, self._module)  # type: ignore[arg-type]  # it may be None
+
+    def __exit__(self, *_: object) -> None:
+        import sys
+
+        if sys.modules.get(self._name, self) is self._module:
+            del sys.modules[self._name]
 
 
 def _later(name: str) -> ModuleType:
@@ -160,11 +172,8 @@ def _import_protobuf() -> None:
 
     if api_implementation.Type() != "upb":
         return
-    sys.modules[name] = type(sys)(name)
-    try:
+    with _StandIn(name, type(sys)(name)):
         import google.protobuf.any_pb2  # noqa: F401
-    finally:
-        del sys.modules[name]
 
 
 def _detach(listener: int, bundle: str) -> int:

@@ -15,6 +15,7 @@ import termios
 from functools import cache
 from typing import TYPE_CHECKING
 
+from copepod.child import ops
 from copepod.child.mounts import target_of
 from copepod.linux import libc
 from copepod.linux import mount as m
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 TIOCGPTPEER = 0x5441
 TIOCSPTLCK = 0x40045431
 _PTMX = (5, 2)
-_NULL = (1, 3)
 KCORE = "/proc/kcore"  # not every kernel has it, and a link to nothing helps nobody
 
 
@@ -35,15 +35,7 @@ KCORE = "/proc/kcore"  # not every kernel has it, and a link to nothing helps no
 def null_mount() -> int:
     """Gives the node's null device as a read-only mount that hangs nowhere: a container's root may
     not chmod(2) what the whole node uses. It is kept, since giving one back takes a millisecond."""
-    tree = m.open_tree(libc.AT_FDCWD, "/dev/null", m.OPEN_TREE_CLONE)
-    try:
-        if not _is_null(tree):
-            raise OSError(errno.ENODEV, "the node's is not the null device", "/dev/null")
-        m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree
+    return ops.null(m.detached(libc.AT_FDCWD, "/dev/null", m.MOUNT_ATTR_RDONLY))
 
 
 def node_null() -> int:
@@ -59,20 +51,15 @@ def own_null(root: int, instead: int) -> int:
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_NOCTTY | os.O_NONBLOCK
     try:
         probe = open_in_root(root, "/dev/null", os.O_PATH | os.O_NOFOLLOW)
-        real = _is_null(probe)
+        real = ops.is_null(probe)
         os.close(probe)
         fd = open_in_root(root, "/dev/null", flags) if real else -1
     except OSError:
         return instead
-    if fd < 0 or _is_null(fd):
+    if fd < 0 or ops.is_null(fd):
         return fd if fd >= 0 else instead
     os.close(fd)
     return instead
-
-
-def _is_null(fd: int) -> bool:
-    found = os.fstat(fd)
-    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(*_NULL)
 
 
 @dataclass(frozen=True, slots=True)

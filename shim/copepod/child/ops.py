@@ -190,10 +190,16 @@ def null(taken: int = -1) -> int:
     tree = taken
     if tree < 0:
         tree = m.open_tree(libc.AT_FDCWD, "/dev/null", m.OPEN_TREE_CLONE)
-    found = os.fstat(tree)
-    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != os.makedev(*_NULL):
+    if not is_null(tree):
+        os.close(tree)
         raise OSError(errno.ENODEV, "the node's /dev/null is not the null device", "/dev/null")
     return tree
+
+
+def is_null(fd: int) -> bool:
+    """Whether it is the null device, or a mount of it."""
+    found = os.fstat(fd)
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == os.makedev(*_NULL)
 
 
 def _existing(root: int, path: str) -> int:

@@ -52,11 +52,9 @@ def _alone(path: str) -> int:
     """Gives a folder as a read-only mount of its own, from which no `..` leads to the node's /proc
     for one who gets hold of it; -1 in a user namespace, which may make none."""
     try:
-        tree = m.open_tree(libc.AT_FDCWD, path, m.OPEN_TREE_CLONE)
+        return m.detached(libc.AT_FDCWD, path, m.MOUNT_ATTR_RDONLY)
     except PermissionError:
         return -1
-    m.mount_setattr(tree, attr_set=m.MOUNT_ATTR_RDONLY, propagation=m.MS_PRIVATE)
-    return tree
 
 
 def folders(context: Context) -> dict[str, str]:

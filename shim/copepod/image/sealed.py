@@ -74,7 +74,7 @@ def _through(root: str, name: str, fd: int) -> int:
 
 def _alone(_root: str, _name: str, fd: int) -> int:
     """Opens a file that has no name any more, through a mount of its own."""
-    tree = _read_only(m.open_tree(fd, "", m.OPEN_TREE_CLONE))
+    tree = m.detached(fd, "", _ATTRS)
     try:
         return os.open(f"/proc/self/fd/{tree}", _READ)
     finally:
@@ -83,15 +83,5 @@ def _alone(_root: str, _name: str, fd: int) -> int:
 
 def _tree(root: str) -> int:
     if root not in _trees:
-        _trees[root] = _read_only(m.open_tree(libc.AT_FDCWD, root, m.OPEN_TREE_CLONE))
+        _trees[root] = m.detached(libc.AT_FDCWD, root, _ATTRS)
     return _trees[root]
-
-
-def _read_only(tree: int) -> int:
-    try:
-        m.mount_setattr(tree, attr_set=_ATTRS)
-        m.mount_setattr(tree, propagation=m.MS_PRIVATE)
-    except BaseException:
-        os.close(tree)
-        raise
-    return tree

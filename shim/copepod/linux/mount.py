@@ -103,6 +103,18 @@ def open_tree(dirfd: int, path: str, flags: int) -> int:
     return libc.syscall(libc.SYS_open_tree, dirfd, os.fsencode(path), flags, path=path)
 
 
+def detached(dirfd: int, path: str, attrs: int) -> int:
+    """Gives a mount of what is at `path` that hangs in no namespace, with these attributes; what
+    is mounted there later is not mounted in it. `path` and errors as with `open_tree`."""
+    tree = open_tree(dirfd, path, OPEN_TREE_CLONE)
+    try:
+        mount_setattr(tree, attr_set=attrs, propagation=MS_PRIVATE, path=path)
+    except BaseException:
+        os.close(tree)
+        raise
+    return tree
+
+
 def move_mount(mount_fd: int, target_fd: int, path: str = "") -> None:
     """move_mount(2): puts the mount behind `mount_fd` onto `target_fd`; `path` is for errors."""
     flags = MOVE_MOUNT_F_EMPTY_PATH | MOVE_MOUNT_T_EMPTY_PATH

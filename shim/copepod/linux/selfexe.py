@@ -32,10 +32,8 @@ def execute_protected(argv: list[str], env: Mapping[Any, Any]) -> None:
     `argv[0]` should be the interpreter's path: that is what it finds its library by. Costs one
     start of the interpreter, so it is for a process that many others are forked from.
     """
-    tree = m.open_tree(libc.AT_FDCWD, os.readlink("/proc/self/exe"), m.OPEN_TREE_CLONE)
+    tree = m.detached(libc.AT_FDCWD, os.readlink("/proc/self/exe"), _ATTRS)
     try:
-        m.mount_setattr(tree, attr_set=_ATTRS)
-        m.mount_setattr(tree, propagation=m.MS_PRIVATE)
         os.execve(tree, argv, env)
     finally:
         os.close(tree)

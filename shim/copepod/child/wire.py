@@ -74,7 +74,9 @@ class Wire:
 
     def has_news(self) -> bool:
         """Whether `hear` would not have to wait."""
-        return bool(select.select([self._socket], (), (), 0)[0])
+        poller = select.poll()  # select(2) knows no descriptor above 1023
+        poller.register(self._socket, select.POLLIN)
+        return bool(poller.poll(0))
 
     def hear_all(self, tag: str, count: int) -> list[int]:
         """Waits for `count` messages with one fd each, and gives the fds."""

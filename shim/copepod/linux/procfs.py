@@ -12,7 +12,7 @@ import ctypes
 import mmap
 import os
 import signal
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -66,13 +66,16 @@ def _opened(flags: int) -> int:
 @contextmanager
 def _on_this_cpu() -> Iterator[None]:
     """A child that is born inside is on our CPU, which is free while we wait for it; elsewhere it
-    could have to wait a millisecond for its turn."""
+    could have to wait a millisecond for its turn. Where that can't be (sched_setaffinity(2): CPUs
+    come and go) it waits."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {_cpu()()})
+    with suppress(OSError):
+        os.sched_setaffinity(0, {_cpu()()})
     try:
         yield
     finally:
-        os.sched_setaffinity(0, before)
+        with suppress(OSError):
+            os.sched_setaffinity(0, before)
 
 
 @cache

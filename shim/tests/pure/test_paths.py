@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import resource
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -112,3 +115,23 @@ def test_messages_come_back_as_they_were(words: list[str]) -> None:
 
 def test_an_overlong_field_is_cut() -> None:
     assert len(wire.encode("tag", "x" * 100_000)) < wire.MAX_MESSAGE
+
+
+def test_news_on_the_wire_are_seen_and_stay_there() -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limits[1], limits[1]))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    high = socket.socket(fileno=fcntl.fcntl(theirs.fileno(), fcntl.F_DUPFD_CLOEXEC, 2000))
+    child = wire.Wire(high)
+    assert not child.has_news()
+    ours.send(wire.encode("go", "now"))
+    assert child.has_news()
+    assert child.hear("go") == (("now",), [])
+    assert not child.has_news()
+    ours.close()
+    assert child.has_news()
+    with pytest.raises(ConnectionError):
+        child.hear("go")
+    child.close()
+    theirs.close()
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)

@@ -32,12 +32,13 @@ def names(tree: int) -> set[str]:
         os.close(fd)
 
 
-def state() -> tuple[set[str], str, str, set[int]]:
-    """Our fds, children, pid namespace for children, and blocked signals."""
+def state() -> tuple[set[str], str, str, set[int], set[int]]:
+    """Our fds, children, pid namespace for children, blocked signals and CPUs."""
     links = {fd for fd in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{fd}")}
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text()
     space = os.readlink("/proc/self/ns/pid_for_children")
-    return links, children, space, set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    blocked = set(signal.pthread_sigmask(signal.SIG_BLOCK, ()))
+    return links, children, space, blocked, os.sched_getaffinity(0)
 
 
 def test_nobody_is_in_it() -> None:
@@ -105,6 +106,16 @@ def test_a_refusal_of_the_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(errors.StepFailed):
         covers.make([ProcMount("/proc", 0)])
     assert state() == before
+
+
+def test_a_node_that_takes_no_affinity(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(pid: int, cpus: set[int]) -> None:
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    (tree,) = covers.make([ProcMount("/proc", 0)])
+    assert "meminfo" in names(tree)
+    os.close(tree)
 
 
 def test_a_node_where_memory_may_not_be_made_executable(monkeypatch: pytest.MonkeyPatch) -> None:

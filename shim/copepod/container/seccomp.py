@@ -7,8 +7,9 @@ process does. A listener is refused: nobody here would listen.
 
 from __future__ import annotations
 
+import asyncio
 import os
-from functools import cache
+import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
@@ -34,10 +35,12 @@ _FLAGS = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": kernel.SECCOMP_FILTER_FLAG_SPEC_ALLOW,
 }
 _DIGEST = 32
+_PATIENCE = 60.0  # seconds; a profile of the size of containerd's takes 0.15
+_programs: dict[Seccomp, bytes] = {}
 _WAIT_KILLABLE = "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"
 
 
-def compiled(profile: Seccomp | None) -> tuple[bytes, int]:
+async def compiled(profile: Seccomp | None) -> tuple[bytes, int]:
     """Gives (program, flags of seccomp(2)); an empty program for no profile.
 
     Raises InvalidArgument for what the profile can't mean, Unimplemented for a listener.
@@ -45,7 +48,7 @@ def compiled(profile: Seccomp | None) -> tuple[bytes, int]:
     if profile is None or (not profile.default_action and not profile.syscalls):
         return b"", 0
     check(profile)
-    return _program(profile), flags(profile)
+    return await _program(profile), flags(profile)
 
 
 def flags(profile: Seccomp) -> int:
@@ -91,16 +94,18 @@ def _check_action(action: str, where: str) -> None:
         raise errors.InvalidArgument(f"{where}: there is no action {action!r}")
 
 
-@cache
-def _program(profile: Seccomp) -> bytes:
-    from copepod import __version__
-
-    what = f"{__version__}\n{_library()}\n{os.uname().machine}\n{profile!r}"
-    name = sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
-    program = _kept(name)
+async def _program(profile: Seccomp) -> bytes:
+    program = _programs.get(profile)
     if program is None:
-        program = _in_child(profile)
-        _keep(name, program)
+        from copepod import __version__
+
+        what = f"{__version__}\n{_library()}\n{os.uname().machine}\n{profile!r}"
+        name = sha256(what.encode("utf-8", "surrogatepass")).hexdigest()
+        program = _kept(name)
+        if program is None:
+            program = await _in_child(profile)
+            _keep(name, program)
+        _programs[profile] = program
     return program
 
 
@@ -150,23 +155,53 @@ def _keep(name: str, program: bytes) -> None:
         pass
 
 
-def _in_child(profile: Seccomp) -> bytes:
-    """The library and its binding stay out of the shim's memory; a child has them for a moment."""
+async def _in_child(profile: Seccomp) -> bytes:
+    """The library and its binding stay out of the shim's memory; a child has them for a moment, in
+    which the shim answers others."""
     reading, writing = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()
     if pid == 0:
         _compile(profile, writing)
     os.close(writing)
-    chunks = []
-    while chunk := os.read(reading, 1 << 16):
-        chunks.append(chunk)
-    os.close(reading)
-    os.waitpid(pid, 0)
-    answer = b"".join(chunks)
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            answer = await _read(reading)
+    except TimeoutError:
+        answer = f"-the profile is not compiled after {_PATIENCE:.0f} s".encode()
+    finally:
+        os.close(reading)
+        _end(pid)
     if answer[:1] != b"+":
         said = answer[1:].decode("utf-8", "replace") or "the compiler of the profile died"
         raise errors.InvalidArgument(f"linux.seccomp: {said}")
     return answer[1:]
+
+
+def _end(pid: int) -> None:
+    """Nobody else waits for the child, so that the number is its own until here."""
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+
+
+async def _read(fd: int) -> bytes:
+    """Reads a pipe to its end."""
+    loop = asyncio.get_running_loop()
+    os.set_blocking(fd, False)
+    chunks: list[bytes] = []
+    while True:
+        try:
+            chunk = os.read(fd, 1 << 16)
+        except BlockingIOError:
+            ready = asyncio.Event()
+            loop.add_reader(fd, ready.set)
+            try:
+                await ready.wait()
+            finally:
+                loop.remove_reader(fd)
+            continue
+        if not chunk:
+            return b"".join(chunks)
+        chunks.append(chunk)
 
 
 def _compile(profile: Seccomp, fd: int) -> NoReturn:

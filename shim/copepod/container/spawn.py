@@ -103,7 +103,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
         terminal=order.terminal,
         own_network=order.network is None,
     )
-    filter_, flags = seccomp.compiled(spec.linux.seccomp)
+    filter_, flags = await seccomp.compiled(spec.linux.seccomp)
     job = replace(
         job,
         stdio=(-1, -1, -1) if order.terminal else order.stdio,
@@ -121,7 +121,7 @@ async def create(order: Order, resolve: Callable[[Found], Awaitable[Module]]) ->
 
 async def exec_(order: ExecOrder, resolve: Callable[[Found], Awaitable[Module]]) -> Process:
     """Makes a process that joins a running container; everything else as `create`."""
-    job = exec_job(order)
+    job = _exec_job(order, *await seccomp.compiled(order.spec.linux.seccomp))
     return await _start(job, Engine(order.limits, order.toolbox), order, resolve)
 
 
@@ -148,15 +148,14 @@ async def _start(
     return await _Conversation(fork(job, engine), job, order, resolve).run()
 
 
-def exec_job(order: ExecOrder) -> Job:
-    """Gives the job of a joining process. Pure but for the seccomp filter's cache."""
+def _exec_job(order: ExecOrder, filter_: bytes, filter_flags: int) -> Job:
+    """Gives the job of a joining process. Pure."""
     from copepod.child.job import Job, Namespaces
 
     spec = order.spec
     flags = 0
     for one in spec.linux.namespaces:
         flags |= ns.KINDS[one.type][0]
-    filter_, filter_flags = seccomp.compiled(spec.linux.seccomp)
     process = plan_process.joining(order.process, spec)
     return Job(
         kind="exec",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
 import signal
 import struct
@@ -201,7 +202,7 @@ def test_a_profile_that_means_nothing(
     change: dict[str, Any], kind: type[errors.Error], words: str
 ) -> None:
     with pytest.raises(kind) as caught:
-        seccomp.compiled(parsed({**profile(), **change}))
+        asyncio.run(seccomp.compiled(parsed({**profile(), **change})))
     assert words in str(caught.value)
 
 
@@ -216,19 +217,57 @@ def test_a_program_is_compiled_once_and_a_torn_file_is_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(seccomp, "KEPT", str(tmp_path / "kept"))
-    seccomp._program.cache_clear()
+    seccomp._programs.clear()
     wanted = parsed(profile(denied=("uname",)))
-    program, flags = seccomp.compiled(wanted)
+    program, flags = asyncio.run(seccomp.compiled(wanted))
     assert flags == 4
     (file,) = (tmp_path / "kept").iterdir()
     assert file.read_bytes().startswith(program)
     assert file.stat().st_mode & 0o777 == 0o600
-    seccomp._program.cache_clear()
+    seccomp._programs.clear()
     monkeypatch.setattr(seccomp, "_in_child", lambda _: pytest.fail("it is compiled again"))
-    assert seccomp.compiled(wanted) == (program, 4)
+    assert asyncio.run(seccomp.compiled(wanted)) == (program, 4)
     monkeypatch.undo()
     monkeypatch.setattr(seccomp, "KEPT", str(tmp_path / "kept"))
-    seccomp._program.cache_clear()
+    seccomp._programs.clear()
     file.write_bytes(file.read_bytes()[:-1])
-    assert seccomp.compiled(wanted) == (program, 4)
-    seccomp._program.cache_clear()
+    assert asyncio.run(seccomp.compiled(wanted)) == (program, 4)
+    seccomp._programs.clear()
+
+
+def children() -> list[str]:
+    return Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+
+
+def test_others_are_served_while_a_profile_is_compiled() -> None:
+    async def scenario() -> int:
+        work = asyncio.ensure_future(seccomp._in_child(parsed(profile(denied=("uname",)))))
+        turns = 0
+        while not work.done():
+            await asyncio.sleep(0)
+            turns += 1
+        assert work.result()
+        return turns
+
+    before = children()
+    assert asyncio.run(scenario()) > 10
+    assert children() == before
+
+
+def test_a_compiler_that_hangs_or_is_not_wanted_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seccomp_compile, "program", lambda _: signal.pause())
+    monkeypatch.setattr(seccomp, "_PATIENCE", 0.2)
+    before, wanted = children(), parsed(profile())
+    with pytest.raises(errors.InvalidArgument, match="not compiled after"):
+        asyncio.run(seccomp._in_child(wanted))
+
+    async def scenario() -> None:
+        work = asyncio.ensure_future(seccomp._in_child(wanted))
+        await asyncio.sleep(0)  # it has forked and waits
+        assert children() != before
+        work.cancel()
+        await asyncio.wait([work])
+        assert work.cancelled()
+
+    asyncio.run(scenario())
+    assert children() == before

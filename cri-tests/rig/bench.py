@@ -9,6 +9,7 @@ import re
 import statistics
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,8 @@ class Bench:
         for step in shim_timing.STEPS:
             yield _result(f"shim: {step}", [(one[step], two[step]) for one, two in pairs], None)
         sums = [(one["Create"] + one["Start"], two["Create"] + two["Start"]) for one, two in pairs]
-        # What was asked for is 15 ms, on a machine where runc takes 34.
-        yield _result("shim: Create and Start", sums, 0.45)
+        # What was asked for is 15 ms, met first on a machine where runc took 34 (0.44).
+        yield _result("shim: Create and Start", sums, 0.4)
 
     def _shim_side(
         self, runner: Runner, work: Path, image: str, args: Sequence[str]
@@ -188,7 +189,8 @@ class Bench:
         return {
             "name": name,
             "namespace": runner.namespace,
-            "bundles": str(work),
+            "bundles": str(node.settings.state / work.name),
+            "layers": str(work),
             "spec": str(work / "spec.json"),
             "rootfs": str(rootfs),
             "shim": str(SHIM if ours else node.release.programs / "containerd-shim-runc-v2"),
@@ -249,7 +251,11 @@ def main(
     """Measures and prints the table; 1 when a ratio is over its limit."""
     console = Console(width=max(Console().width, 110))
     results: list[Result] = []
-    with Cell() as cell, Containerd(cell, wanted) as node:
+    with ExitStack() as stack:
+        cell = stack.enter_context(Cell())
+        node = Containerd(cell, wanted)
+        _state_in_memory(node)
+        stack.enter_context(node)
         layers = node.release.wasm_layers
         catalogue = [images.busybox(), images.pause(), *images.good_wasm(layers=layers)]
         archive = images.archive(cell.home / "images.tar", catalogue)
@@ -270,6 +276,13 @@ def main(
         title = f"containerd {node.release.version}, {rounds} pairs, medians in ms"
     show(console, title, results)
     return 0 if all(result.kept for result in results) else 1
+
+
+def _state_in_memory(node: Containerd) -> None:
+    """containerd's state and runc's are on a tmpfs, as /run is on every node."""
+    for path in (node.settings.state, "/run/containerd"):
+        node.cell.call(["mkdir", "-p", path])
+        node.cell.call(["mount", "-t", "tmpfs", "-o", "mode=711", "tmpfs", path])
 
 
 def show(console: Console, title: str, results: Sequence[Result]) -> None:

@@ -39,15 +39,15 @@ class Trial:
     def __init__(self, job: dict[str, Any], number: int) -> None:
         self.job = job
         self.id = f"{job['name']}-{number}"
-        self.bundle = Path(job["bundles"]) / self.id
+        self.bundle, self.layers = (Path(job[name]) / self.id for name in ("bundles", "layers"))
         self.times: dict[str, float] = {}
 
     def prepare(self) -> None:
         """Makes the bundle: the spec, an empty rootfs, and the log that containerd would read."""
         spec = json.loads(Path(self.job["spec"]).read_text())
         spec["linux"]["cgroupsPath"] = f"/{self.job['namespace']}/{self.id}"
-        for name in ("rootfs", "upper", "work"):
-            (self.bundle / name).mkdir(parents=True)
+        for folder in (self.bundle / "rootfs", self.layers / "upper", self.layers / "work"):
+            folder.mkdir(parents=True)
         (self.bundle / "config.json").write_text(json.dumps(spec))
         os.mkfifo(self.bundle / "log")
 
@@ -101,7 +101,8 @@ class Trial:
             self.binary("delete", "-bundle", str(self.bundle))
         finally:
             os.close(log)
-            shutil.rmtree(self.bundle, ignore_errors=True)
+            for folder in (self.bundle, self.layers):
+                shutil.rmtree(folder, ignore_errors=True)
         return self.times
 
     async def calls(self, task: Any) -> None:
@@ -111,7 +112,7 @@ class Trial:
         await self.step("first answer", lambda: task.connect(hello))
         # As the snapshotter of overlays has it for every image with layers of its own.
         layers = {"lowerdir": self.job["rootfs"]}
-        layers |= {f"{name}dir": str(self.bundle / name) for name in ("upper", "work")}
+        layers |= {f"{name}dir": str(self.layers / name) for name in ("upper", "work")}
         options = [f"{name}={path}" for name, path in layers.items()]
         mount = types_pb2.Mount(type="overlay", source="overlay", options=options)
         order = task_v2_pb2.CreateTaskRequest(id=self.id, bundle=str(self.bundle), rootfs=[mount])

@@ -6,6 +6,8 @@ that starts no thread and leaves no file open.
 
 from __future__ import annotations
 
+from functools import cache
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from copepod.config import Config
@@ -22,7 +24,6 @@ def create() -> None:
     from copepod.engine import capi, run  # noqa: F401
     from copepod.engine.limits import Knobs
     from copepod.image import cache, digests  # noqa: F401
-    from copepod.linux import heap
     from copepod.net import links, netns  # noqa: F401
 
     if spawn.machine().unified:
@@ -35,7 +36,15 @@ def create() -> None:
     for tier in knobs.tiers():
         knobs.profile().at(tier).key()
     links.prepare()
-    heap.plug()  # after all that leaves holes
+    _plug_heap()
+
+
+@cache
+def _plug_heap() -> None:
+    """After all that leaves holes; once for the zygote and all of its shims."""
+    from copepod.linux import heap
+
+    heap.plug()
 
 
 def shim(settings: Config) -> None:

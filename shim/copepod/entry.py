@@ -108,10 +108,11 @@ def _import_asyncio() -> None:
     inspect, which it has for its users' errors.
 
     asyncio does without ssl where Python was built so (its own `try: import ssl`); None in
-    sys.modules is how an import is made to fail. For inspect stands a module that becomes it at
-    the first use. threading and logging would make all their locks anew in every fork, for fear of
-    other threads that held them: there are none, and it takes a child 0.4 ms. (asyncio forgets its
-    loop so since Python 3.12; no child of a shim has one, and a shim is forked where none runs.)
+    sys.modules is how an import is made to fail. For inspect, and for its own half of TLS, stands
+    a module that becomes it at the first use. threading and logging would make all their locks
+    anew in every fork, for fear of other threads that held them: there are none, and it takes a
+    child 0.4 ms. (asyncio forgets its loop so since Python 3.12; no child of a shim has one, and a
+    shim is forked where none runs.)
     """
     import os
     import sys
@@ -120,7 +121,11 @@ def _import_asyncio() -> None:
         return
     os.register_at_fork = lambda **_: None
     try:
-        with _StandIn("ssl", None), _StandIn("inspect", _later("inspect")):
+        with (
+            _StandIn("ssl", None),
+            _StandIn("inspect", _later("inspect")),
+            _StandIn("asyncio.sslproto", _later("asyncio.sslproto")),
+        ):
             import asyncio  # noqa: F401
     finally:
         os.register_at_fork = posix.register_at_fork

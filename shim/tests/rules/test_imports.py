@@ -70,7 +70,8 @@ assert os.register_at_fork.__module__ == "posix"
 assert {{"threading", "logging"}} < set(sys.modules)
 from copepod import serve, warm
 warm.create()
-heavy = {{"ssl", "inspect", "pickle", "_hashlib", "google.protobuf.text_format"}} & set(sys.modules)
+heavy = {{"ssl", "asyncio.sslproto", "inspect", "pickle", "_hashlib"}} & set(sys.modules)
+heavy |= {{"google.protobuf.text_format"}} & set(sys.modules)
 if sys.version_info >= (3, 14):
     heavy.discard("inspect")  # traceback wants it there, through dataclasses
 assert not heavy, heavy
@@ -81,6 +82,7 @@ assert inspect.signature(print)
 assert hasattr(python_message, "GeneratedProtocolMessageType")
 assert asyncio.coroutines.inspect.signature is inspect.signature
 assert "seconds: 7" in str(Timestamp(seconds=7))
+assert asyncio.selector_events.sslproto.SSLProtocol.__module__ == "asyncio.sslproto"
 """
 
 

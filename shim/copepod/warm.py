@@ -32,6 +32,7 @@ def create() -> None:
         from copepod.container import cgroup_v1, cgroup_v1_limits  # noqa: F401
     fork.prepare()
     capi.library()
+    capi.pin_name_lookup()
     knobs = Knobs()
     for tier in knobs.tiers():
         knobs.profile().at(tier).key()

@@ -57,8 +57,8 @@ def start_places() -> tuple[int, int, int, int]:
     text = os.read(fd, 4096)
     os.close(fd)
     fields = text[text.rindex(b")") + 2 :].split()
-    first, second, third, fourth = map(int, fields[_ARG_START : _ARG_START + 4])
-    return first, second, third, fourth
+    arg_start, arg_end, env_start, env_end = map(int, fields[_ARG_START : _ARG_START + 4])
+    return arg_start, arg_end, env_start, env_end
 
 
 def rename(place: tuple[int, int], args: Sequence[str]) -> None:

@@ -7,7 +7,6 @@ container, after it, it is only told.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.child.hooks import state
-from copepod.linux import pidfd
+from copepod.container import waiting
 
 if TYPE_CHECKING:
     from copepod.spec import Hook, Spec
@@ -78,7 +77,7 @@ async def run(kind: str, hook: Hook, text: bytes) -> None:
     try:
         os.pwrite(given, text, 0)
         pid = _spawn(kind, hook, given, output)
-        status = await _wait(pid, hook.timeout)
+        status = await waiting.ended(pid, hook.timeout)
         words = os.pread(output, _SAID_MAX, 0).decode("utf-8", "replace").strip()
     finally:
         os.close(given)
@@ -107,32 +106,3 @@ def _spawn(kind: str, hook: Hook, given: int, output: int) -> int:
         )
     except OSError as error:
         raise errors.FailedPrecondition(f"{kind} hook {hook.path}: {error.strerror}") from None
-
-
-async def _wait(pid: int, seconds: int | None) -> int | None:
-    """Gives the exit status, None when the time was over and the hook had to be killed."""
-    loop = asyncio.get_running_loop()
-    fd = pidfd.pidfd_open(pid)
-    ended: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, _set, ended)
-    try:
-        async with asyncio.timeout(seconds):
-            await ended
-        return pidfd.wait(fd)
-    except TimeoutError:
-        return None
-    finally:
-        loop.remove_reader(fd)
-        os.close(fd)
-        if ended.cancelled():
-            _end(pid)
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
-
-
-def _end(pid: int) -> None:
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)  # at once: nothing outlives SIGKILL for long

@@ -7,12 +7,11 @@ process does. A listener is refused: nobody here would listen.
 
 from __future__ import annotations
 
-import asyncio
 import os
-import signal
 from typing import TYPE_CHECKING, NoReturn
 
 from copepod import errors
+from copepod.container import waiting
 from copepod.digest import sha256
 from copepod.linux import fds
 from copepod.linux import seccomp as kernel
@@ -158,50 +157,22 @@ def _keep(name: str, program: bytes) -> None:
 async def _in_child(profile: Seccomp) -> bytes:
     """The library and its binding stay out of the shim's memory; a child has them for a moment, in
     which the shim answers others."""
-    reading, writing = os.pipe2(os.O_CLOEXEC)
-    pid = os.fork()
-    if pid == 0:
-        _compile(profile, writing)
-    os.close(writing)
+    file = os.memfd_create("copepod-seccomp", os.MFD_CLOEXEC)
     try:
-        async with asyncio.timeout(_PATIENCE):
-            answer = await _read(reading)
-    except TimeoutError:
-        answer = f"-the profile is not compiled after {_PATIENCE:.0f} s".encode()
+        pid = os.fork()
+        if pid == 0:
+            _compile(profile, file)
+        status = await waiting.ended(pid, _PATIENCE)
+        answer = os.pread(file, os.fstat(file).st_size, 0)
     finally:
-        os.close(reading)
-        _end(pid)
+        os.close(file)
+    if status is None:
+        late = f"-the profile is not compiled after {_PATIENCE:.0f} s: is the node overloaded?"
+        answer = late.encode() + b" The next start tries again"
     if answer[:1] != b"+":
         said = answer[1:].decode("utf-8", "replace") or "the compiler of the profile died"
         raise errors.InvalidArgument(f"linux.seccomp: {said}")
     return answer[1:]
-
-
-def _end(pid: int) -> None:
-    """Nobody else waits for the child, so that the number is its own until here."""
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-
-
-async def _read(fd: int) -> bytes:
-    """Reads a pipe to its end."""
-    loop = asyncio.get_running_loop()
-    os.set_blocking(fd, False)
-    chunks: list[bytes] = []
-    while True:
-        try:
-            chunk = os.read(fd, 1 << 16)
-        except BlockingIOError:
-            ready = asyncio.Event()
-            loop.add_reader(fd, ready.set)
-            try:
-                await ready.wait()
-            finally:
-                loop.remove_reader(fd)
-            continue
-        if not chunk:
-            return b"".join(chunks)
-        chunks.append(chunk)
 
 
 def _compile(profile: Seccomp, fd: int) -> NoReturn:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from copepod import errors
 from copepod.child import wire
+from copepod.container.waiting import readable
 from copepod.linux import pidfd
 from copepod.linux.fds import receive
 
@@ -40,24 +41,19 @@ class Talk:
     async def hear(self) -> tuple[str, ...]:
         """Gives the next message, ("",) when the child has closed its end; fds that came with it
         are taken by `take_fd`. A message of failure is raised as what it says."""
-        loop = asyncio.get_running_loop()
         while True:
             try:
                 data, fds = receive(self._socket, wire.MAX_MESSAGE, wire.MAX_FDS)
                 break
             except BlockingIOError:
-                ready: asyncio.Future[None] = loop.create_future()
-                loop.add_reader(self._socket, _set, ready)
                 try:
                     async with asyncio.timeout(DEADLINE):
-                        await ready
+                        await readable(self._socket)
                 except TimeoutError:
                     raise TimeoutError(
                         f"the container's first process said nothing for {DEADLINE:.0f} s: does "
                         "a mount hang?"
                     ) from None
-                finally:
-                    loop.remove_reader(self._socket)
             except ConnectionResetError:
                 data, fds = b"", []
         self._fds += fds
@@ -109,17 +105,12 @@ class Talk:
 
     async def reap(self) -> int:
         """Waits (bounded) for the end of the process and takes its status; -1 if unknown."""
-        loop = asyncio.get_running_loop()
-        ended: asyncio.Future[None] = loop.create_future()
-        loop.add_reader(self.pidfd, _set, ended)
         try:
             async with asyncio.timeout(_DYING):
-                await ended
+                await readable(self.pidfd)
             return pidfd.wait(self.pidfd) or 0
         except (TimeoutError, ChildProcessError):
             return -1
-        finally:
-            loop.remove_reader(self.pidfd)
 
     async def destroy(self) -> None:
         """Ends the process, if it lives, the one that it may just have made to stay in its place,
@@ -151,11 +142,6 @@ class Talk:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-
-
-def _set(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
 
 
 def _error(name: str, text: str) -> errors.Error:

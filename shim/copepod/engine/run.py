@@ -56,11 +56,15 @@ class Ahead:
         imports, self._imports = self._imports, None
         if made is not None and tier == self._tier:
             return made, imports
-        if imports is not None:
-            imports.linker.close()
-        if made is not None:
-            made.close()
+        _free(made, imports)
         return self._profile.at(tier).engine(), None
+
+
+def _free(engine: objects.Engine | None, imports: Imports | None) -> None:
+    if imports is not None:
+        imports.linker.close()
+    if engine is not None:
+        engine.close()
 
 
 def load(fd: int, kind: str, profile: Profile, ahead: Ahead | None = None) -> Loaded:
@@ -85,7 +89,7 @@ def load(fd: int, kind: str, profile: Profile, ahead: Ahead | None = None) -> Lo
     try:
         module = objects.Module.deserialize_file(engine, f"/proc/self/fd/{fd}", kind)
     except capi.EngineError as error:
-        engine.close()
+        _free(engine, imports)
         reason = " ".join(error.message.split())
         raise Unusable(f"the engine does not take the compiled file: {reason}") from None
     return Loaded(engine, module, profile, imports)

@@ -92,12 +92,16 @@ class Publisher:
             self._more.clear()
             self._empty.set()
 
-    async def _dial_ahead(self) -> None:
+    async def _connected(self) -> Connection:
         if self._connection is None:
-            try:
-                self._connection = await self._dial(self._path)
-            except Exception as error:  # the event itself will be tried again
-                self._log.debug("containerd does not take events yet", error=error)
+            self._connection = await self._dial(self._path)
+        return self._connection
+
+    async def _dial_ahead(self) -> None:
+        try:
+            await self._connected()
+        except Exception as error:  # the event itself will be tried again
+            self._log.debug("containerd does not take events yet", error=error)
 
     async def _deliver(self, topic: str, payload: bytes) -> None:
         for attempt in range(1, TRIES + 1):
@@ -114,10 +118,9 @@ class Publisher:
     async def _forward(self, payload: bytes) -> None:
         """One try; a connection that containerd closed since the last event is made anew."""
         fresh = self._connection is None
-        if self._connection is None:
-            self._connection = await self._dial(self._path)
+        connection = await self._connected()
         try:
-            await self._connection.call(SERVICE, "Forward", payload, timeout=FORWARD_TIMEOUT)
+            await connection.call(SERVICE, "Forward", payload, timeout=FORWARD_TIMEOUT)
         except Exception:
             await self._close()
             if fresh:

@@ -108,15 +108,20 @@ def test_a_connection_closed_meanwhile_is_made_anew() -> None:
     run(body, Containerd())
 
 
-def test_the_connection_is_there_before_the_event_that_was_announced() -> None:
+@pytest.mark.parametrize(("refusals", "dialled"), [(0, 1), (1, 2)])
+def test_the_connection_is_there_before_the_event_that_was_announced(
+    refusals: int, dialled: int
+) -> None:
+    """And a containerd that was not there then costs the event no try."""
+
     async def body(publisher: events.Publisher, peer: Containerd) -> None:
         publisher.expect()
         await peer.asked.wait()
         publisher.publish("/tasks/exit", exit_of("a"))
         await publisher.flush(10)
-        assert (peer.dialled, names(peer)) == (1, ["a"])
+        assert (peer.dialled, names(peer)) == (dialled, ["a"])
 
-    run(body, Containerd())
+    run(body, Containerd(refusals=refusals))
 
 
 def test_an_announced_event_that_never_comes_keeps_nobody_waiting() -> None:
@@ -127,17 +132,6 @@ def test_an_announced_event_that_never_comes_keeps_nobody_waiting() -> None:
         assert (peer.closed, peer.taken) == (1, [])
 
     run(body, Containerd())
-
-
-def test_an_announcement_to_an_absent_containerd_costs_the_event_no_try() -> None:
-    async def body(publisher: events.Publisher, peer: Containerd) -> None:
-        publisher.expect()
-        await peer.asked.wait()
-        publisher.publish("/tasks/exit", exit_of("a"))
-        await publisher.flush(10)
-        assert (peer.dialled, names(peer)) == (2, ["a"])
-
-    run(body, Containerd(refusals=1))
 
 
 def test_nobody_waits_for_an_absent_containerd() -> None:

@@ -70,8 +70,8 @@ assert os.register_at_fork.__module__ == "posix"
 assert {{"threading", "logging"}} < set(sys.modules)
 from copepod import serve, warm
 warm.create()
-heavy = {{"ssl", "asyncio.sslproto", "inspect", "pickle", "_hashlib"}} & set(sys.modules)
-heavy |= {{"google.protobuf.text_format"}} & set(sys.modules)
+heavy = {{"ssl", "asyncio.sslproto", "inspect", "pickle", "_hashlib",
+         "google.protobuf.text_format"}} & set(sys.modules)
 if sys.version_info >= (3, 14):
     heavy.discard("inspect")  # traceback wants it there, through dataclasses
 assert not heavy, heavy

@@ -39,7 +39,7 @@ def test_the_compiler_of_seccomp_profiles_holds_nothing(monkeypatch: pytest.Monk
         listener.bind("")
         listener.listen()
         assert b"socket" in held(profile)
-        assert asyncio.run(seccomp._in_child(profile)) == b"pipe"
+        assert asyncio.run(seccomp._in_child(profile)) == b"/memfd"
 
 
 def test_a_received_descriptor_is_not_inherited() -> None:
